@@ -1,0 +1,67 @@
+"""What a queue holds (`Message`), and what is asked of a transport (`Send`).
+
+Both are values: frozen, and their mappings are not changed after construction.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from oncue.core.errors import InvalidValueError
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+_LONGEST_DELAY = 10 * 365 * 86400.0
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A message as a queue holds it: bytes, headers (text to text), an id and perhaps an ordering key."""
+
+    body: bytes
+    id: str
+    headers: Mapping[str, str] = NO_HEADERS
+    key: str | None = None
+
+
+class Send(msgspec.Struct, frozen=True, gc=False):
+    """A message on its way to a queue, to be handed out no sooner than `delay` seconds after it is stored."""
+
+    queue: str
+    message: Message
+    delay: float = 0.0
+
+
+def new_id() -> str:
+    """A new random id (UUID version 4)."""
+    return str(uuid.uuid4())
+
+
+def check_queue_name(name: str) -> str:
+    """Return `name` unchanged; raise `InvalidValueError` if no transport could hold it under exactly this name.
+
+    Allowed are 1 to 128 ASCII letters, digits, dots, hyphens and underscores, the first a letter or digit.
+    The set is small so that no transport has to translate names and two of them can never meet in one queue.
+    """
+    if not _QUEUE_NAME.fullmatch(name):
+        raise InvalidValueError(
+            f"queue name {name!r}: expected 1 to 128 letters, digits, '.', '-' or '_', the first a letter or digit"
+        )
+    return name
+
+
+def check_delay(delay: float) -> float:
+    """Return `delay` in seconds unchanged; raise `InvalidValueError` if negative, not finite or over ten years."""
+    if not isinstance(delay, int | float) or isinstance(delay, bool) or not math.isfinite(delay):
+        raise InvalidValueError(f"delay {delay!r}: expected a number of seconds")
+    if delay < 0:
+        raise InvalidValueError(f"delay {delay!r}: expected 0 or more seconds")
+    if delay > _LONGEST_DELAY:
+        raise InvalidValueError(f"delay {delay!r}: expected at most ten years ({_LONGEST_DELAY:.0f} seconds)")
+    return delay
