@@ -1,0 +1,75 @@
+"""Durations and moments as texts: what people write in settings and options, and what headers carry."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+
+from oncue.core.errors import InvalidValueError
+
+DURATION_FORM = "seconds, or a text like 250ms, 90s, 5m, 1h30m or 7d"
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)", re.ASCII)
+_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from a number of them or a text (`90`, `1.5`, `250ms`, `5m`, `1m30s`, `7d`).
+
+    Raise `InvalidValueError` for anything else: negative, not finite, empty, of an unknown unit.
+    """
+    seconds = _seconds(value)
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        raise InvalidValueError(f"{value!r} is not a duration: expected {DURATION_FORM}")
+    return seconds
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return None
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    parts = _PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as a person writes it: `250ms`, `30s`, `1m30s`, `7d`; `parse_duration` reads it back to the millisecond."""
+    millis = round(seconds * 1000)
+    if millis < 1000:
+        return f"{millis}ms" if millis else "0s"
+    parts = []
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
+        count, millis = divmod(millis, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    if millis:
+        parts.append(f"{millis // 1000}s" if millis % 1000 == 0 else f"{millis / 1000:.3f}".rstrip("0") + "s")
+    return "".join(parts)
+
+
+def timestamp(moment: datetime | None = None) -> str:
+    """`moment`, or now, in UTC as RFC 3339 with milliseconds: `2026-11-24T09:14:54.120Z`."""
+    moment = datetime.now(UTC) if moment is None else moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_timestamp(text: str | None) -> datetime | None:
+    """The moment that an RFC 3339 text names; None when it is absent, is no such text, or has no time zone."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment.tzinfo is not None else None
