@@ -294,10 +294,9 @@ class _Sweep:
                 if self._which.matches(letter) and not self._died_again(letter, present):
                     self._matched += 1
                     self._taken.add(letter.id)
-                    tasks.create_task(self._settle(lease, letter, room))
+                    tasks.create_task(self._settle(lease, letter, subscription, room, window))
                 else:
-                    self._held.append(lease)
-                    subscription.resize(len(self._held) + window)
+                    self._hold(lease, subscription, window)
                     room.release()
 
     async def _receive(self, subscription: Subscription) -> Lease | None:
@@ -316,14 +315,20 @@ class _Sweep:
             return False
         return present is None or (letter.last is not None and letter.last >= self._started)
 
-    async def _settle(self, lease: Lease, letter: DeadLetter, room: asyncio.Semaphore) -> None:
+    def _hold(self, lease: Lease, subscription: Subscription, window: int) -> None:
+        self._held.append(lease)
+        subscription.resize(len(self._held) + window)
+
+    async def _settle(
+        self, lease: Lease, letter: DeadLetter, subscription: Subscription, room: asyncio.Semaphore, window: int
+    ) -> None:
         try:
             await self._go(lease, letter)
         except LeaseLostError:
             pass  # it is a dead letter still, or again, and another pass will meet it
         except (QueueNotFoundError, MessageTooLargeError, InvalidValueError) as error:
             self._refused[letter.id] = str(error)
-            self._held.append(lease)
+            self._hold(lease, subscription, window)
         except TransportError as error:
             self._broken = self._broken or error
         else:
