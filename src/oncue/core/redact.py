@@ -9,7 +9,7 @@ import re
 
 HIDDEN = "***"
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+", re.ASCII)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+|[^\s:@]*:\S+@\S+", re.ASCII)
 _SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//", re.ASCII)
 _PARAMETER = re.compile(r"(?<=[?&;#])(?P<name>[^=&;#?]+)=(?P<value>[^&;#]*)")
 _PAIR = re.compile(
