@@ -55,8 +55,8 @@ def test_every_fault_of_every_source_is_reported_at_once_with_its_place(tmp_path
         "oncue.yaml:1: unknown setting 'grcae', did you mean 'grace'?",
         "oncue.yaml:4: log_payloads is 'maybe', expected true or false",
         "oncue.yaml:5: metrics is 9090, expected HOST:PORT or :PORT with a port up to 65535, or nothing",
-        "environment: unknown setting ONCUE_LOG_FROMAT, did you mean 'ONCUE_LOG_FORMAT'?",
         "environment: ONCUE_LOG_LEVEL is 'loud', expected one of debug, info, warning, error",
+        "environment: unknown setting ONCUE_LOG_FROMAT, did you mean 'ONCUE_LOG_FORMAT'?",
         "command line: --grace is 'soon', expected seconds, or a text like 250ms, 90s, 5m, 1h30m or 7d",
     ]
 
