@@ -59,10 +59,14 @@ class SettingsError(ConfigError):
 
 
 class MissingExtraError(ConfigError):
-    """The client library of a transport is not installed; the text holds the pip line."""
+    """The client library of a transport is not installed; the text holds the pip line, or for a transport of another
+    package the name of the missing `module`."""
 
-    def __init__(self, scheme: str, extra: str) -> None:
-        super().__init__(f"{scheme}: needs an extra: pip install 'oncue[{extra}]'")
+    def __init__(self, scheme: str, extra: str, *, module: str | None = None) -> None:
+        own = f"needs an extra: pip install 'oncue[{extra}]'"
+        super().__init__(
+            f"{scheme}: {own if module is None else f'needs the module {module!r}, see package {extra!r}'}"
+        )
         self.scheme = scheme
         self.extra = extra
 
