@@ -1,0 +1,139 @@
+"""Questions that change nothing, over a connection and in a thread of their own: they keep nobody from writing."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from oncue.core.errors import ConnectionLostError, QueueNotFoundError
+from oncue.core.message import Message
+from oncue.transports.base import Depth, QueueSpec
+from oncue.transports.sqlite.clock import steady, wall
+from oncue.transports.sqlite.file import connect, mapped
+from oncue.transports.sqlite.schema import BLOCKED, LEASED, READY, SCHEDULED, SUSPECT, configure
+
+_T = TypeVar("_T")
+
+_COUNT = "(SELECT count(*) FROM oncue_messages WHERE queue = ?1 AND state %s)"
+_KEPT = "(SELECT count(*) FROM oncue_messages WHERE queue = ?1 AND since > ?4 AND state %s)"
+
+_DEPTH = f"""SELECT {_COUNT % f"IN ({READY}, {SUSPECT})"}, {_COUNT % f"= {BLOCKED}"}, {_COUNT % f"= {BLOCKED} AND at > ?2"},
+{_COUNT % f"= {SCHEDULED} AND at <= ?2"}, {_COUNT % f"= {SCHEDULED} AND at > ?2"},
+{_COUNT % f"= {LEASED} AND at <= ?3"}, {_COUNT % f"= {LEASED} AND at > ?3"}"""
+
+# Where messages grow too old, those that are and have not been removed yet do not count.
+_DEPTH_KEPT = _DEPTH.replace(_COUNT % f"IN ({READY}, {SUSPECT})", _KEPT % f"IN ({READY}, {SUSPECT})")
+_DEPTH_KEPT = _DEPTH_KEPT.replace(_COUNT % f"= {BLOCKED},", _KEPT % f"= {BLOCKED},")
+_DEPTH_KEPT = _DEPTH_KEPT.replace(_COUNT % f"= {SCHEDULED} AND at <= ?2", _KEPT % f"= {SCHEDULED} AND at <= ?2")
+_DEPTH_KEPT = _DEPTH_KEPT.replace(_COUNT % f"= {LEASED} AND at <= ?3", _KEPT % f"= {LEASED} AND at <= ?3")
+
+_SEQS = "SELECT seq FROM oncue_messages WHERE queue = ?1 AND state = %d ORDER BY %s LIMIT ?2"
+_PEEK = (
+    "SELECT head, body FROM oncue_messages WHERE seq IN (SELECT seq FROM ("
+    + " UNION ALL ".join(
+        f"SELECT * FROM ({_SEQS % (state, order)})"
+        for state, order in (
+            (READY, "at, seq"),
+            (SUSPECT, "at, seq"),
+            (BLOCKED, "seq"),
+            (SCHEDULED, "seq"),
+            (LEASED, "seq"),
+        )
+    )
+    + ") ORDER BY seq LIMIT ?2) AND NOT (state IN (%d, %d, %d) AND since <= ?3) ORDER BY seq"
+    % (READY, SUSPECT, BLOCKED)
+)
+
+_decode_head = msgspec.json.Decoder(tuple[str, str | None, dict[str, str]]).decode
+_decode_spec = msgspec.json.Decoder(QueueSpec).decode
+
+
+class Reader:
+    """Answers one question at a time. `turn` is held while the connection is in use."""
+
+    def __init__(self, path: Path) -> None:
+        self.turn = threading.Lock()
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"oncue-{path.name}-reader")
+
+    async def depth(self, name: str) -> Depth:
+        """How many messages are ready, leased and delayed at this moment."""
+        return await self._ask(lambda connection: _depth(connection, name))
+
+    async def peek(self, name: str, limit: int) -> Sequence[Message]:
+        """The oldest messages in the order of sending, whatever their state."""
+        return await self._ask(lambda connection: _peek(connection, name, max(0, limit)))
+
+    async def queues(self) -> Sequence[QueueSpec]:
+        """All queues by name."""
+        return await self._ask(_queues)
+
+    def close(self) -> None:
+        """Blocks until the present question is answered."""
+        self._thread.shutdown()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close the connection, in this thread."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
+
+    def _answer(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        with self.turn:
+            try:
+                if not self._path.exists():
+                    raise ConnectionLostError(f"{self._path}: the file was removed")
+                if self._connection is None:
+                    self._connection = connect(self._path)
+                    configure(self._connection)
+                return question(self._connection)
+            except QueueNotFoundError:
+                raise
+            except Exception as error:
+                self.abandon()
+                raise mapped(error, self._path) from error
+
+
+def _find(connection: sqlite3.Connection, name: str) -> tuple[int, QueueSpec]:
+    row = connection.execute("SELECT id, spec FROM oncue_queues WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        raise QueueNotFoundError(name)
+    return row[0], _decode_spec(row[1])
+
+
+def _oldest_kept(spec: QueueSpec) -> int:
+    return -1 if spec.retention is None else wall() - round(spec.retention * 1e6)
+
+
+def _depth(connection: sqlite3.Connection, name: str) -> Depth:
+    id, spec = _find(connection, name)
+    query, values = _DEPTH, (id, wall(), steady())
+    if spec.retention is not None:
+        query, values = _DEPTH_KEPT, (*values, _oldest_kept(spec))  # type: ignore[assignment]
+    offered, blocked, blocked_later, due, scheduled, lapsed, leased = connection.execute(query, values).fetchone()
+    return Depth(offered + blocked - blocked_later + due + lapsed, leased, scheduled + blocked_later)
+
+
+def _peek(connection: sqlite3.Connection, name: str, limit: int) -> Sequence[Message]:
+    id, spec = _find(connection, name)
+    found = []
+    for head, body in connection.execute(_PEEK, (id, limit, _oldest_kept(spec))):
+        message_id, key, headers = _decode_head(head)
+        found.append(Message(body, message_id, headers, key))
+    return found
+
+
+def _queues(connection: sqlite3.Connection) -> Sequence[QueueSpec]:
+    return [_decode_spec(spec) for (spec,) in connection.execute("SELECT spec FROM oncue_queues ORDER BY name")]
