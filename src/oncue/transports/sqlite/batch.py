@@ -37,8 +37,9 @@ class Batch:
         self.feeds = feeds
         self.errors: dict[Request, TransportError] = {}
         self.news: set[int] = set()
+        self.ends: dict[int, int] = {}
         self._settled: dict[Feed, list[Grant]] = {}
-        self._claimed: list[tuple[Feed, Queue, Claim, Look, list[Taken]]] = []
+        self._claimed: list[tuple[Feed, Claim, Look, list[Taken]]] = []
         self._extended: list[tuple[Grant, int]] = []
 
     def run(self, store: Store) -> None:
@@ -61,11 +62,12 @@ class Batch:
             lease.until = until
             lease.fresh_until = until - lease.queue.lease // 2
         fed = []
-        for feed, queue, claim, look, taken in self._claimed:
+        for feed, claim, look, taken in self._claimed:
             feed.scheduled, feed.leased = look.scheduled, look.leased
             feed.hungry = look.ready or not look.exists
             if taken:
-                self._grant(feed, queue, claim, taken)
+                self.ends[feed.queue.id] = claim.until
+                self._grant(feed, claim, taken)
                 fed.append(feed)
         return fed
 
@@ -172,10 +174,10 @@ class Batch:
         suspects = feed.suspects == sum(lease.suspect for lease in gone)
         claim = Claim(count, size, suspects, ticks + feed.queue.lease, new_token())
         look, taken = store.take(feed.queue, claim, now, ticks)
-        self._claimed.append((feed, feed.queue, claim, look, taken))
+        self._claimed.append((feed, claim, look, taken))
 
     @staticmethod
-    def _grant(feed: Feed, queue: Queue, claim: Claim, taken: Sequence[Taken]) -> None:
+    def _grant(feed: Feed, claim: Claim, taken: Sequence[Taken]) -> None:
         leases = [
             Grant(feed, message, attempt, seq=seq, token=claim.token, until=claim.until, suspect=suspect)
             for seq, attempt, suspect, message in taken

@@ -15,6 +15,8 @@ from pathlib import Path
 ORIGIN = 1 << 50
 """Added to the steady clock: every time then takes eight bytes, and changing one never changes the size of a row."""
 
+_SYSTEM: str = sys.platform
+
 
 def wall() -> int:
     """Time since 1970."""
@@ -29,9 +31,9 @@ def steady() -> int:
 def boot_id() -> str:
     """The name of the machine's present run; empty where the system has none."""
     try:
-        if sys.platform == "linux":
+        if _SYSTEM == "linux":
             return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        if sys.platform == "darwin":
+        if _SYSTEM == "darwin":
             return _sysctl(b"kern.bootsessionuuid")
     except (OSError, AttributeError):
         return ""

@@ -119,9 +119,18 @@ class Feed:
         self.leased: int | None = None
 
     def grant(self, lease: Grant) -> None:
+        former = self.granted.get(lease.seq)
+        if former is not None:
+            self.forget(former)
         self.granted[lease.seq] = lease
         self.suspects += lease.suspect
         self.load += len(lease.message.body)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether messages should be claimed for it if there are any."""
+        enough = self.starved and (self.buffer or not self.waiting)
+        return self.active and len(self.granted) < self.prefetch and not enough
 
     def forget(self, lease: Grant) -> None:
         """The lease is over; may be said twice."""
@@ -174,6 +183,15 @@ class Port:
         except RuntimeError:
             return False
         return True
+
+
+def again(error: TransportError) -> TransportError:
+    """The same error once more: one object must not be raised in several places."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error.__cause__
+    return copy
 
 
 def _settle(requests: Sequence[Request], feeds: Sequence[tuple[Feed, TransportError | None]]) -> None:

@@ -8,7 +8,7 @@ import re
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -67,8 +67,7 @@ def prepare(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():
             raise IncompatibleStoreError(f"{path} is a folder, not a file")
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        _create(path)
         if not os.access(path, os.R_OK | os.W_OK):
             raise AccessDeniedError(f"{path} may not be read and written by this user")
         if not os.access(path.parent, os.W_OK):
@@ -80,6 +79,28 @@ def prepare(path: Path) -> None:
         raise IncompatibleStoreError(
             f"{path} lies on a network file system ({kind}), where SQLite cannot lock safely: choose a path on a local disk"
         )
+
+
+def _create(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)  # SQLite does this for its own files only
+        finally:
+            os.close(folder)
+
+
+def place_of(path: Path) -> tuple[int, int] | None:
+    """Which file is at `path` now; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -16,7 +16,7 @@ from oncue.core.errors import ConnectionLostError, QueueNotFoundError
 from oncue.core.message import Message
 from oncue.transports.base import Depth, QueueSpec
 from oncue.transports.sqlite.clock import steady, wall
-from oncue.transports.sqlite.file import connect, mapped
+from oncue.transports.sqlite.file import connect, mapped, place_of
 from oncue.transports.sqlite.schema import BLOCKED, LEASED, READY, SCHEDULED, SUSPECT, configure
 
 _T = TypeVar("_T")
@@ -47,8 +47,7 @@ _PEEK = (
             (LEASED, "seq"),
         )
     )
-    + ") ORDER BY seq LIMIT ?2) AND NOT (state IN (%d, %d, %d) AND since <= ?3) ORDER BY seq"
-    % (READY, SUSPECT, BLOCKED)
+    + f") ORDER BY seq LIMIT ?2) AND NOT (state IN ({READY}, {SUSPECT}, {BLOCKED}) AND since <= ?3) ORDER BY seq"
 )
 
 _decode_head = msgspec.json.Decoder(tuple[str, str | None, dict[str, str]]).decode
@@ -62,6 +61,7 @@ class Reader:
         self.turn = threading.Lock()
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._place: tuple[int, int] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"oncue-{path.name}-reader")
 
     async def depth(self, name: str) -> Depth:
@@ -93,9 +93,11 @@ class Reader:
     def _answer(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         with self.turn:
             try:
-                if not self._path.exists():
-                    raise ConnectionLostError(f"{self._path}: the file was removed")
+                place = place_of(self._path)
+                if self._connection is not None and place != self._place:
+                    raise ConnectionLostError(f"{self._path}: the file was removed or replaced")
                 if self._connection is None:
+                    self._place = place
                     self._connection = connect(self._path)
                     configure(self._connection)
                 return question(self._connection)

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from oncue.core.errors import IncompatibleStoreError
 from oncue.transports.sqlite import clock
@@ -167,6 +168,5 @@ def _end_leases_of_earlier_run(connection: sqlite3.Connection) -> None:
         )
 
 
-def _value(connection: sqlite3.Connection, query: str) -> int | str:
-    value: int | str = connection.execute(query).fetchone()[0]
-    return value
+def _value(connection: sqlite3.Connection, query: str) -> Any:
+    return connection.execute(query).fetchone()[0]

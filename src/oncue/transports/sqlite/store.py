@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,7 +32,6 @@ _CLAIM_MOST = 512
 _SMALL = 16 * 1024
 
 _OFFERED = f"CASE WHEN lost >= {LAPSES} THEN {SUSPECT} ELSE {READY} END"
-_PENDING = f"({READY}, {SUSPECT}, {BLOCKED})"
 
 _INSERT = {
     size: "INSERT INTO oncue_messages (queue, state, at, since, key, head, body, token, attempt, lost) VALUES "
@@ -65,6 +64,14 @@ _TAKE = f"""SELECT EXISTS (SELECT 1 FROM oncue_queues WHERE id = ?1), {_DUE}, mi
 group_concat(seq), group_concat(attempt), group_concat(lost), group_concat(size),
 CAST(group_concat(small, '') AS BLOB), '[' || group_concat(head) || ']'
 FROM (SELECT * FROM ({_FRONT % (SUSPECT, "?2")}) UNION ALL SELECT * FROM ({_FRONT % (READY, "?3")}))"""
+
+# Only the front of the queue is looked at, where the oldest are; a message that was delayed may have to wait its turn.
+_OLDEST = " UNION ALL ".join(
+    f"SELECT * FROM (SELECT seq, since FROM oncue_messages WHERE queue = ?1 AND state = {state} "
+    f"ORDER BY at, seq LIMIT {_AT_ONCE})"
+    for state in (READY, SUSPECT, BLOCKED)
+)
+_OLD = f"SELECT seq FROM ({_OLDEST}) WHERE since <= ?2"
 
 _LEASE = f"""UPDATE oncue_messages SET state = {LEASED}, at = ?, token = ?, attempt = attempt + 1
 WHERE seq IN (SELECT value FROM json_each(?))"""
@@ -120,6 +127,8 @@ class Change(NamedTuple):
 
 
 class Taken(NamedTuple):
+    """A message that was leased."""
+
     seq: int
     attempt: int
     suspect: bool
@@ -127,9 +136,9 @@ class Taken(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What is asked for: up to `count` messages, one suspect or none of them, and not many more than `size` bytes."""
+    """What is asked for: up to `most` messages, one suspect or none of them, and not many more than `size` bytes."""
 
-    count: int
+    most: int
     size: int
     suspects: bool
     until: int
@@ -155,17 +164,21 @@ class Store:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
+        connection.execute("PRAGMA busy_timeout = 0")  # see _patiently
         self._execute = connection.execute
         self._queues: dict[str, Queue] = {}
 
     def begin(self) -> None:
         """Start a transaction that can write. Blocks up to `BUSY` seconds for other processes."""
+        self._patiently("BEGIN IMMEDIATE")
+
+    def _patiently(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Execute outside of a transaction, where others may be in the way for up to `BUSY` seconds."""
         until = time.monotonic() + BUSY
         pause = 0.0002
         while True:
             try:
-                self._execute("BEGIN IMMEDIATE")
-                return
+                return self._execute(statement, values)
             except sqlite3.OperationalError as error:
                 if not is_busy(error) or time.monotonic() > until:
                     raise
@@ -194,7 +207,7 @@ class Store:
 
     def refresh_queues(self) -> None:
         """Read all queues anew."""
-        rows = self._execute("SELECT id, name, spec FROM oncue_queues").fetchall()
+        rows = self._patiently("SELECT id, name, spec FROM oncue_queues").fetchall()
         self._queues = {name: _queue(id, spec) for id, name, spec in rows}
 
     def queue(self, name: str) -> Queue:
@@ -230,12 +243,11 @@ class Store:
 
     def drop_messages(self, queue: Queue, last: int, *, leased: bool = False) -> int:
         """Remove some of the messages up to `last`, those that are leased only if asked for; 0 when none is left."""
-        count = self._execute(
+        return self._execute(
             f"DELETE FROM oncue_messages WHERE seq IN (SELECT seq FROM oncue_messages WHERE queue = ? AND state IN "
             f"({READY}, {SCHEDULED}, {SUSPECT}, {BLOCKED}{f', {LEASED}' if leased else ''}) AND seq <= ? LIMIT {5 * _AT_ONCE})",
             (queue.id, last),
         ).rowcount
-        return count
 
     # Messages
 
@@ -293,16 +305,18 @@ class Store:
 
     def change(self, changes: Iterable[Change], steady: int) -> int:
         """Change these leases; how many of them were still held."""
-        asked = "[" + ",".join(["[%d,%d,%d,%d,%d]" % change for change in changes]) + "]"
+        asked = (
+            "[" + ",".join([f"[{seq},{token},{state},{at},{free}]" for seq, token, state, at, free in changes]) + "]"
+        )
         return self._execute(_CHANGE, (asked, steady)).rowcount
 
     def look(self, queue: Queue) -> Look:
         """What there is to claim; outside of a transaction."""
-        return Look(*self._execute(_LOOK, (queue.id,)).fetchone())
+        return Look(*self._patiently(_LOOK, (queue.id,)).fetchone())
 
     def take(self, queue: Queue, claim: Claim, wall: int, steady: int) -> tuple[Look, list[Taken]]:
         """Lease messages that are ready or have become so by now; them, and what there is besides."""
-        wanted = min(claim.count, _CLAIM_MOST)
+        wanted = min(claim.most, _CLAIM_MOST)
         caught_up = False
         while True:
             row = self._execute(_TAKE, (queue.id, int(claim.suspects), wanted)).fetchone()
@@ -321,7 +335,7 @@ class Store:
         more = columns[0] is not None and columns[0].count(",") + 1 >= wanted
         return Look(bool(exists), scheduled, leased, more, False), taken
 
-    def _taken(self, columns: Sequence[str | bytes], most: int, budget: int) -> list[Taken]:
+    def _taken(self, columns: Sequence[Any], most: int, budget: int) -> list[Taken]:
         seqs, attempts, losses, sizes, small, heads = columns
         taken: list[Taken] = []
         at = 0
@@ -356,20 +370,16 @@ class Store:
 
     def has_old(self, queue: Queue, wall: int) -> bool:
         """Whether a message was kept for longer than the queue keeps them; outside of a transaction."""
-        query = f"SELECT EXISTS (SELECT 1 FROM oncue_messages WHERE queue = ? AND state IN {_PENDING} AND since <= ?)"
-        return queue.retention is not None and bool(
-            self._execute(query, (queue.id, wall - queue.retention)).fetchone()[0]
-        )
+        if queue.retention is None:
+            return False
+        found = self._patiently(f"SELECT EXISTS ({_OLD})", (queue.id, wall - queue.retention))
+        return bool(found.fetchone()[0])
 
     def drop_old(self, queue: Queue, wall: int) -> None:
         """Remove messages that were kept for longer than the queue keeps them, some at a time."""
         if queue.retention is None:
             return
-        self._execute(
-            f"DELETE FROM oncue_messages WHERE seq IN (SELECT seq FROM oncue_messages WHERE queue = ? "
-            f"AND state IN {_PENDING} AND since <= ? LIMIT {_AT_ONCE})",
-            (queue.id, wall - queue.retention),
-        )
+        self._execute(f"DELETE FROM oncue_messages WHERE seq IN ({_OLD})", (queue.id, wall - queue.retention))
         self.unblock_all(queue, wall)
 
     def unblock_all(self, queue: Queue, wall: int) -> None:
@@ -381,20 +391,21 @@ class Store:
 
     def data_version(self) -> int:
         """A number that changes when another connection has committed."""
-        return int(self._execute("PRAGMA data_version").fetchone()[0])
+        return int(self._patiently("PRAGMA data_version").fetchone()[0])
 
     def version(self) -> int:
         """The schema's version."""
-        return int(self._execute("PRAGMA user_version").fetchone()[0])
+        return int(self._patiently("PRAGMA user_version").fetchone()[0])
 
     def free_pages(self) -> tuple[int, int]:
         """How many pages of the file are free, and how many there are."""
-        free = self._execute("PRAGMA freelist_count").fetchone()[0]
-        return free, self._execute("PRAGMA page_count").fetchone()[0]
+        free = self._patiently("PRAGMA freelist_count").fetchone()[0]
+        return free, self._patiently("PRAGMA page_count").fetchone()[0]
 
     def shrink(self, pages: int) -> None:
         """Give up to `pages` free pages back to the file system."""
-        self._execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        with self.transaction():
+            self._execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
 
     def checkpoint(self) -> None:
         """Move all of the log into the file and cut the log, if nobody reads at the moment."""
@@ -402,8 +413,10 @@ class Store:
 
 
 def lane_of(key: str | None) -> str:
-    """A key as it is stored, in which no key is one too."""
-    return "" if key is None else f"={key}"
+    """A key as it is stored, in which no key is one too. SQLite's JSON would cut a text at a zero."""
+    if key is None:
+        return ""
+    return f"x{key.encode().hex()}" if "\0" in key else f"={key}"
 
 
 def new_token() -> int:
@@ -412,7 +425,7 @@ def new_token() -> int:
 
 
 def _pairs(holdings: Iterable[Holding]) -> str:
-    return "{" + ",".join(['"%d":%d' % (holding[0], holding[1]) for holding in holdings]) + "}"
+    return "{" + ",".join([f'"{seq}":{token}' for seq, token in holdings]) + "}"
 
 
 def _queue(id: int, text: str) -> Queue:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from asyncio import CancelledError, Future
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ from oncue.core.errors import (
 )
 from oncue.core.message import Message, Send, check_delay
 from oncue.transports.sqlite.clock import steady
-from oncue.transports.sqlite.feed import Feed, Grant, Kind, Port, Request, Stage
+from oncue.transports.sqlite.feed import Feed, Grant, Kind, Request, Stage, again
 from oncue.transports.sqlite.store import Row, Store
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 MAX_BODY = 512 * 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
+_NONE: dict[str, str] = {}
+_log = logging.getLogger("oncue.transports.sqlite")
 
 
 class SQLiteLease:
@@ -132,7 +135,12 @@ class SQLiteSubscription:
             if self._feed is not None:
                 port.writer.remove(store, self._feed)
 
-        await port.call(leave)
+        try:
+            await port.call(leave)
+        except TransportError as error:
+            if self._feed is not None:
+                port.writer.discard(self._feed)
+            _log.warning("leases of queue %r could not be given back and will run out: %s", self._name, error)
 
     def _next(self, feed: Feed) -> Grant | None:
         now = steady()
@@ -174,7 +182,7 @@ class SQLiteSubscription:
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_exception(fresh(error))
+                waiter.set_exception(again(error))
 
     def _wake(self) -> None:
         feed = self._feed
@@ -184,15 +192,6 @@ class SQLiteSubscription:
             if not waiter.done():
                 waiter.set_result(None)
                 count -= 1
-
-
-def fresh(error: TransportError) -> TransportError:
-    """The same error once more: one object must not be raised in several places."""
-    again = type(error).__new__(type(error), *error.args)
-    again.args = error.args
-    again.__dict__.update(error.__dict__)
-    again.__cause__ = error.__cause__
-    return again
 
 
 def rows_of(sends: Sequence[Send]) -> list[Row]:
@@ -208,15 +207,25 @@ def check_prefetch(prefetch: int) -> int:
 
 def _row(send: Send) -> Row:
     message: Message = send.message
-    if not isinstance(message.body, bytes | bytearray | memoryview):
-        raise InvalidValueError(f"message {message.id!r}: the body has to be bytes, not {type(message.body).__name__}")
-    if len(message.body) > MAX_BODY:
-        raise MessageTooLargeError(send.queue, len(message.body), MAX_BODY)
+    body: Any = message.body
+    if not isinstance(body, bytes | bytearray):
+        raise InvalidValueError(f"message {message.id!r}: the body has to be bytes, not {type(body).__name__}")
+    if len(body) > MAX_BODY:
+        raise MessageTooLargeError(send.queue, len(body), MAX_BODY)
+    key, headers = message.key, _NONE
+    words: list[Any] = [message.id] if key is None else [message.id, key]
+    if message.headers:
+        headers = dict(message.headers)
+        words += [*headers, *headers.values()]
+    if not all([isinstance(word, str) for word in words]):  # noqa: C419  # a list is faster than a generator
+        raise InvalidValueError(f"message {message.id!r}: id, key and headers have to be text")
     try:
-        head = _encode((message.id, message.key, dict(message.headers))).decode()
-    except (UnicodeEncodeError, TypeError) as error:
-        raise InvalidValueError(f"message {message.id!r}: id, key and headers have to be text: {error}") from None
-    return Row(send.queue, _microseconds(send.delay) if send.delay else 0, message.key, head, message.body)
+        head = _encode((message.id, key, headers)).decode()
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(
+            f"message {message.id!r}: id, key and headers have to be valid Unicode: {error}"
+        ) from None
+    return Row(send.queue, _microseconds(send.delay) if send.delay else 0, key, head, bytes(body))
 
 
 def _microseconds(seconds: float) -> int:

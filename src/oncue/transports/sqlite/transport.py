@@ -8,13 +8,20 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from oncue.core.errors import InvalidValueError, QueueMismatchError, QueueNotFoundError, TransportClosedError
+from oncue.core.errors import (
+    ConnectionLostError,
+    InvalidValueError,
+    QueueMismatchError,
+    QueueNotFoundError,
+    TransportClosedError,
+)
 from oncue.core.message import Message, Send, check_delay, check_queue_name
 from oncue.transports.base import Depth, Features, QueueSpec
+from oncue.transports.sqlite.clock import wall
 from oncue.transports.sqlite.feed import Kind, Port, Request
-from oncue.transports.sqlite.file import BUSY, path_of, prepare
+from oncue.transports.sqlite.file import BUSY, path_of, place_of, prepare
 from oncue.transports.sqlite.reader import Reader
 from oncue.transports.sqlite.store import Queue, Store, differences
 from oncue.transports.sqlite.subscription import MAX_BODY, SQLiteSubscription, rows_of
@@ -166,10 +173,11 @@ class SQLiteTransport:
                 if last is None:
                     last = store.last_seq(queue)
                 count = store.drop_messages(queue, last, leased=leased)
+                store.unblock_all(queue, wall())
             return count
 
         while True:
-            count = await self.port.call(step)
+            count: int = await self.port.call(step)
             dropped += count
             if not count:
                 return dropped
@@ -214,8 +222,9 @@ def _check_seconds(name: str, seconds: float) -> None:
 def _acquire(path: Path) -> tuple[tuple[int, int], _Opened]:
     with _opening:
         prepare(path)
-        found = os.stat(path)
-        place = (found.st_dev, found.st_ino)
+        place = place_of(path)
+        if place is None:
+            raise ConnectionLostError(f"{path}: the file was removed")
         opened = _opened.get(place)
         if opened is None:
             opened = _opened[place] = _Opened(path)
@@ -239,23 +248,19 @@ def _release_unused(opening: asyncio.Future[Any]) -> None:
         threading.Thread(target=_release, args=(place,)).start()
 
 
-class _Paused(NamedTuple):
-    locks: list[threading.Lock]
-
-
-_paused = _Paused([])
+_paused: list[threading.Lock] = []
 
 
 def _pause() -> None:
     """Before a fork: let no thread be inside SQLite, whose locks a child would inherit for ever."""
     locks = [_opening]
     locks += [lock for opened in list(_opened.values()) for lock in (opened.writer.turn, opened.reader.turn)]
-    _paused.locks.extend(lock for lock in locks if lock.acquire(timeout=2 * BUSY))
+    _paused.extend(lock for lock in locks if lock.acquire(timeout=2 * BUSY))
 
 
 def _resume() -> None:
-    while _paused.locks:
-        _paused.locks.pop().release()
+    while _paused:
+        _paused.pop().release()
 
 
 def _forget() -> None:

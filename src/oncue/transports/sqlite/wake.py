@@ -103,7 +103,7 @@ class Bell:
             if changed != self._changed or self._listed - changed / 1e9 < _DOUBTFUL:
                 self._listed = time.time()
                 self._changed = changed
-                self._others = [name for name in os.listdir(self._folder) if name != self._name]
+                self._others = [each.name for each in self._folder.iterdir() if each.name != self._name]
         except OSError:
             return []
         return self._others

@@ -8,7 +8,6 @@ the larger the transactions.
 from __future__ import annotations
 
 import logging
-import os
 import selectors
 import socket
 import threading
@@ -20,8 +19,8 @@ from pathlib import Path
 from oncue.core.errors import ConnectionLostError, QueueNotFoundError, TransportClosedError, TransportError
 from oncue.transports.sqlite.batch import LOAD, Batch
 from oncue.transports.sqlite.clock import ORIGIN, steady, wall
-from oncue.transports.sqlite.feed import Feed, Kind, Port, Request, Stage
-from oncue.transports.sqlite.file import mapped
+from oncue.transports.sqlite.feed import Feed, Grant, Kind, Port, Request, Stage, again
+from oncue.transports.sqlite.file import mapped, place_of
 from oncue.transports.sqlite.schema import MIGRATIONS, READY, open_store, reopen_store
 from oncue.transports.sqlite.store import Change, Queue, Store
 from oncue.transports.sqlite.upkeep import Upkeep
@@ -34,6 +33,8 @@ _TICK = 1.0
 _POLL = 0.05
 """The same where processes cannot wake each other."""
 _MOST = 4096
+_NOTICE_EVERY = 20_000
+"""Microseconds between looks at what has come due, while there is no rest."""
 
 
 class Writer:
@@ -45,12 +46,15 @@ class Writer:
         self.turn = threading.Lock()
         self.abandoned = False
         self._store: Store | None = Store(open_store(path))
-        self._place = _place(path)
+        self._place = place_of(path)
         self._bell = Bell(path)
         self._upkeep = Upkeep()
         self._inbox: deque[Request] = deque()
         self._feeds: list[Feed] = []
+        self._gone: deque[Feed] = deque()
+        self._noticed = 0
         self._stopping = False
+        self._ended = False
         self._asleep = False
         self._seen = -1
         self._selector = selectors.DefaultSelector()
@@ -69,6 +73,12 @@ class Writer:
         self._inbox.extend(requests)
         if self._asleep:
             self._poke()
+        if self._ended:
+            self._refuse()
+
+    def discard(self, feed: Feed) -> None:
+        """End a subscription whose leases cannot be given back now."""
+        self._gone.append(feed)
 
     def stop(self) -> None:
         """Finish what was asked before, then end the thread and close the file. Blocks."""
@@ -92,7 +102,7 @@ class Writer:
             raise ConnectionLostError(f"{self.path}: was opened before this process was forked: open it again here")
 
     def _poke(self) -> None:
-        with suppress(BlockingIOError):
+        with suppress(OSError):
             self._nudge.send(b"\0")
 
     # In the writer's thread only
@@ -107,13 +117,7 @@ class Writer:
 
     def remove(self, store: Store, feed: Feed) -> None:
         """End a subscription and give back what it holds."""
-        with suppress(ValueError):
-            self._feeds.remove(feed)
-        feed.active = False
-        feed.buffer.clear()
-        leases = list(feed.granted.values())
-        for lease in leases:
-            feed.forget(lease)
+        leases = self._forget(feed)
         if leases:
             with store.transaction():
                 store.change([Change(lease.seq, lease.token, READY, ORIGIN, 1) for lease in leases], steady())
@@ -141,8 +145,12 @@ class Writer:
 
     def _next(self) -> list[Request]:
         """What to do next: some requests, or an empty list when it is time to look for messages. Waits if there is neither."""
+        while self._gone:
+            self._forget(self._gone.popleft())
         if not self._inbox and not self._stopping and not self._time_to_look():
             self._sleep()
+        if steady() - self._noticed > _NOTICE_EVERY:
+            self._notice_what_is_due()
         requests: list[Request] = []
         size = 0
         while self._inbox and len(requests) < _MOST and size < LOAD:
@@ -157,7 +165,7 @@ class Writer:
         return requests
 
     def _time_to_look(self) -> bool:
-        return any(feed.hungry and _has_room(feed) for feed in self._feeds)
+        return any(feed.hungry and feed.has_room for feed in self._feeds)
 
     def _sleep(self) -> None:
         """Wait until something is asked or heard, or is due."""
@@ -182,12 +190,15 @@ class Writer:
         self._notice_what_is_due()
 
     def _timeout(self) -> float | None:
+        upkeep = self._upkeep.timeout()
         if not self._feeds:
-            return self._upkeep.timeout()
+            return upkeep
         seconds = _TICK if self._listening else _POLL
+        if upkeep is not None:
+            seconds = min(seconds, upkeep)
         now, ticks = wall(), steady()
         for feed in self._feeds:
-            if _has_room(feed):
+            if feed.has_room:
                 if feed.scheduled is not None:
                     seconds = min(seconds, (feed.scheduled - now) / 1e6)
                 if feed.leased is not None:
@@ -201,6 +212,7 @@ class Writer:
 
     def _notice_what_is_due(self) -> None:
         now, ticks = wall(), steady()
+        self._noticed = ticks
         for feed in self._feeds:
             if (feed.scheduled is not None and feed.scheduled <= now) or (
                 feed.leased is not None and feed.leased <= ticks
@@ -226,32 +238,43 @@ class Writer:
                 self._inbox.append(Request(Kind.RETURN, feed.port, lease=lease))
 
     def _serve(self, requests: list[Request]) -> None:
+        requests = self._note_wants(requests)
         try:
             store = self._ready_store()
             if requests and requests[0].kind == Kind.CALL:
                 self._call(store, requests[0])
             else:
                 self._transact(store, requests)
-            if not self._inbox:
-                self._tend(store)
         except Exception as error:
             self._fail(requests, mapped(error, self.path))
+            return
+        try:
+            self._tend(store)
+        except Exception as error:
+            self._fail([], mapped(error, self.path))
+
+    def _note_wants(self, requests: list[Request]) -> list[Request]:
+        """Feed those who ask to be fed, and leave the rest."""
+        others = []
+        for request in requests:
+            if request.kind != Kind.WANT:
+                others.append(request)
+            elif request.feed is not None:
+                request.feed.hungry = True
+                self._give_back_surplus(request.feed, others)
+        return others
 
     def _call(self, store: Store, request: Request) -> None:
         assert request.call is not None
         try:
             request.result = request.call(store)
+        except TransportError as error:
+            request.error = error
         finally:
             store.rollback()
         request.port.deliver([request], ())
 
     def _transact(self, store: Store, requests: list[Request]) -> None:
-        for request in requests:
-            if request.kind == Kind.WANT and request.feed is not None:
-                request.feed.hungry = True
-                self._give_back_surplus(request.feed, requests)
-        if requests and all(request.kind == Kind.WANT for request in requests):
-            requests = []
         if not requests and not self._worth_it(store):
             return
         batch = Batch(requests, self._feeds)
@@ -260,8 +283,8 @@ class Writer:
             request.error = error
         fed = batch.apply()
         self._deliver(requests, [(feed, None) for feed in fed])
-        for feed in fed:
-            self._expect_ends(feed)
+        for queue, until in batch.ends.items():
+            self._expect_end(queue, until)
         if batch.news:
             self._spread(batch.news)
         self._upkeep.used()
@@ -277,7 +300,7 @@ class Writer:
     def _worth_it(self, store: Store) -> bool:
         """Whether there is a message for anybody, found out without keeping others from writing."""
         worth = False
-        for feed in [feed for feed in self._feeds if feed.hungry and _has_room(feed)]:
+        for feed in [feed for feed in self._feeds if feed.hungry and feed.has_room]:
             look = store.look(feed.queue)
             if not look.exists:
                 store.refresh_queues()
@@ -321,10 +344,10 @@ class Writer:
                 self._store.connection.close()
             self._store = None
         for request in requests:
-            request.error = _again(error)
+            request.error = again(error)
             if request.lease is not None and request.lease.stage is Stage.SETTLING:
                 request.lease.stage = Stage.HELD
-        concerned = [feed for feed in self._feeds if feed.hungry and _has_room(feed)]
+        concerned = [feed for feed in self._feeds if feed.has_room and (feed.hungry or not requests)]
         for feed in concerned:
             feed.active = False
         self._deliver(requests, [(feed, error) for feed in concerned])
@@ -335,29 +358,33 @@ class Writer:
                 feed.hungry = True
         self._bell.ring(queues)
 
-    def _expect_ends(self, fed: Feed) -> None:
-        """Others in this process who wait for the same queue need to know when these leases end."""
-        ends = [lease.until for lease in fed.granted.values()]
-        if ends:
-            for feed in self._feeds:
-                if feed.queue.id == fed.queue.id:
-                    feed.leased = min(feed.leased or ends[-1], ends[-1])
+    def _expect_end(self, queue: int, until: int) -> None:
+        """All in this process who wait for a queue need to know when a lease of it ends."""
+        for feed in self._feeds:
+            if feed.queue.id == queue:
+                feed.leased = until if feed.leased is None else min(feed.leased, until)
 
     def _tend(self, store: Store) -> None:
-        """What has to be done now and then when there is nothing else to do."""
-        version = store.data_version()
-        if version != self._seen:
-            self._seen = version
-            for feed in self._feeds:
-                feed.hungry = True
-        self._upkeep.run(store, self.path, len(MIGRATIONS))
+        """What has to be done now and then, or when there is nothing else to do."""
+        if not self._inbox and self._feeds:
+            version = store.data_version()
+            if version != self._seen:
+                self._seen = version
+                for feed in self._feeds:
+                    feed.hungry = True
+        if self._upkeep.due(others=bool(self._feeds)):
+            self._upkeep.run(store, self.path, len(MIGRATIONS))
 
     def _ready_store(self) -> Store:
         if self._store is None:
-            self._store = Store(reopen_store(self.path))
-            self._store.refresh_queues()
-            self._place = _place(self.path)
-        elif _place(self.path) != self._place:
+            place = place_of(self.path)
+            self._store = store = Store(reopen_store(self.path))
+            self._place = place
+            store.refresh_queues()
+            for feed in self._feeds:  # it may be another file by now, in which ids mean other queues
+                name = feed.queue.spec.name
+                feed.queue = store.queue(name) if store.knows(name) else feed.queue._replace(id=0)
+        elif place_of(self.path) != self._place:
             raise ConnectionLostError(f"{self.path}: the file was removed or replaced")
         return self._store
 
@@ -371,26 +398,23 @@ class Writer:
         if self._store is not None:
             with suppress(Exception):
                 self._store.connection.close()
-        left = list(self._inbox)
-        for request in left:
+        self._ended = True
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """Nobody will do what is still asked."""
+        while self._inbox:
+            request = self._inbox.popleft()
             request.error = TransportClosedError()
-        self._deliver(left, ())
+            self._deliver([request], ())
 
-
-def _has_room(feed: Feed) -> bool:
-    return feed.active and len(feed.granted) < feed.prefetch
-
-
-def _place(path: Path) -> tuple[int, int] | None:
-    """Which file is at `path` now."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _again(error: TransportError) -> TransportError:
-    again = type(error)(*error.args)
-    again.__cause__ = error.__cause__
-    return again
+    def _forget(self, feed: Feed) -> list[Grant]:
+        """End a subscription; the leases that it held."""
+        with suppress(ValueError):
+            self._feeds.remove(feed)
+        feed.active = False
+        feed.buffer.clear()
+        leases = list(feed.granted.values())
+        for lease in leases:
+            feed.forget(lease)
+        return leases
