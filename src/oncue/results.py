@@ -1,0 +1,246 @@
+"""Where the ends of routes are kept for later questions: a store of results, by the id of the message.
+
+The end actors write here when a store is set; `oncue result` and callers that come late read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+from urllib.parse import unquote
+
+import msgspec
+
+from oncue.core.errors import (
+    AccessDeniedError,
+    ConnectionLostError,
+    IncompatibleStoreError,
+    InvalidValueError,
+    StorageFullError,
+    TransportClosedError,
+)
+from oncue.core.failure import Failure
+from oncue.core.redact import redact_url
+
+Status = Literal["succeeded", "failed"]
+STATUSES: tuple[Status, ...] = ("succeeded", "failed")
+
+_DEFAULT_RETENTION = 7 * 86400.0
+_PURGE_EVERY = 60.0
+_PURGE_AT_ONCE = 10_000
+_BUSY = 10.0
+
+_T = TypeVar("_T")
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """How a route ended: the last envelope as it came, the actor it came from, and the failure if it failed."""
+
+    id: str
+    status: Status
+    actor: str
+    finished_at: datetime
+    envelope: bytes
+    parent_id: str | None = None
+    failure: Failure | None = None
+
+
+class ResultStore(Protocol):
+    """Every method may be cancelled; all but `close` raise `TransportError`s when the store cannot be reached."""
+
+    async def put(self, result: Result) -> None: ...  # stored when it returns; again: nothing; a later one replaces
+    async def get(self, id: str) -> Result | None: ...
+    async def list(
+        self, *, status: Status | None = None, limit: int = 100, before: datetime | None = None
+    ) -> Sequence[Result]: ...  # newest first, those that finished before `before`
+    async def purge(self) -> int: ...  # drops what is older than the retention, says how many
+    async def close(self) -> None: ...  # may be called twice
+
+
+def open_results(url: str, retention: float = _DEFAULT_RETENTION) -> ResultStore:
+    """The store at `url` (`sqlite:///PATH`), whose results are kept for `retention` seconds.
+
+    Touches no file yet: the first result makes it. Raise `InvalidValueError` for a URL that names no store.
+    """
+    scheme, sign, rest = url.partition("://")
+    if scheme != "sqlite" or not sign or not rest.startswith("/") or rest == "/" or "?" in rest:
+        raise InvalidValueError(f"result store {redact_url(url)!r}: expected sqlite:///PATH")
+    return SQLiteResults(Path(unquote(rest[1:])), retention)
+
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS oncue_results (
+    id TEXT PRIMARY KEY,
+    status TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    finished_at REAL NOT NULL,
+    parent_id TEXT,
+    failure BLOB,
+    envelope BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS oncue_results_by_time ON oncue_results (finished_at);
+"""
+
+_PUT = """
+INSERT INTO oncue_results (id, status, actor, finished_at, parent_id, failure, envelope) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET status = excluded.status, actor = excluded.actor, finished_at = excluded.finished_at,
+    parent_id = excluded.parent_id, failure = excluded.failure, envelope = excluded.envelope
+WHERE excluded.finished_at > oncue_results.finished_at
+"""
+
+_COLUMNS = "id, status, actor, finished_at, parent_id, failure, envelope"
+
+
+class SQLiteResults:
+    """A `ResultStore` in a table of an SQLite file, which may be the file of the queues.
+
+    Its work is done in threads, one piece at a time, over a connection of its own. Reading where there is no file yet
+    finds nothing and makes none.
+    """
+
+    def __init__(self, path: Path, retention: float) -> None:
+        self._path = path
+        self._retention = retention
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+        self._purged_at = 0.0
+
+    async def put(self, result: Result) -> None:
+        failure = None if result.failure is None else msgspec.json.encode(result.failure)
+        row = (
+            result.id,
+            result.status,
+            result.actor,
+            result.finished_at.timestamp(),
+            result.parent_id,
+            failure,
+            result.envelope,
+        )
+        await asyncio.to_thread(self._put, row)
+
+    async def get(self, id: str) -> Result | None:
+        rows = await self._rows(f"SELECT {_COLUMNS} FROM oncue_results WHERE id = ?", (id,))
+        return rows[0] if rows else None
+
+    async def list(
+        self, *, status: Status | None = None, limit: int = 100, before: datetime | None = None
+    ) -> Sequence[Result]:
+        return await self._rows(
+            f"SELECT {_COLUMNS} FROM oncue_results WHERE finished_at < ? AND (? IS NULL OR status = ?) "
+            "ORDER BY finished_at DESC, id LIMIT ?",
+            (float("inf") if before is None else before.timestamp(), status, status, limit),
+        )
+
+    async def purge(self) -> int:
+        return await asyncio.to_thread(self._purge)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._close)
+
+    async def _rows(self, query: str, parameters: tuple[Any, ...]) -> Sequence[Result]:
+        def read(connection: sqlite3.Connection) -> Sequence[Result]:
+            return [_result(row) for row in connection.execute(query, parameters)]
+
+        return await asyncio.to_thread(self._with, read, (), reading=True)
+
+    def _put(self, row: tuple[Any, ...]) -> None:
+        self._with(lambda connection: connection.execute(_PUT, row), None)
+        if time.monotonic() - self._purged_at > _PURGE_EVERY:
+            self._purge()
+
+    def _purge(self) -> int:
+        def drop(connection: sqlite3.Connection) -> int:
+            dropped, oldest = 0, time.time() - self._retention
+            while True:
+                found = connection.execute(
+                    "DELETE FROM oncue_results WHERE id IN "
+                    "(SELECT id FROM oncue_results WHERE finished_at < ? LIMIT ?)",
+                    (oldest, _PURGE_AT_ONCE),
+                ).rowcount
+                dropped += found
+                if found < _PURGE_AT_ONCE:
+                    return dropped
+
+        self._purged_at = time.monotonic()
+        return self._with(drop, 0, reading=True)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._closed = True
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _with(self, work: Callable[[sqlite3.Connection], _T], nothing: _T, *, reading: bool = False) -> _T:
+        """What `work` returns, or `nothing` when it only reads and there is no file."""
+        with self._lock, _mapped_errors(self._path):
+            if self._closed:
+                raise TransportClosedError
+            if self._connection is None:
+                if reading and not self._path.exists():
+                    return nothing
+                self._connection = _connect(self._path)
+            return work(self._connection)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):  # made here so that nobody else may read it from the start
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _result(row: tuple[Any, ...]) -> Result:
+    id, status, actor, finished_at, parent_id, failure, envelope = row
+    return Result(
+        id=id,
+        status=status,
+        actor=actor,
+        finished_at=datetime.fromtimestamp(finished_at, UTC),
+        envelope=envelope,
+        parent_id=parent_id,
+        failure=None if failure is None else msgspec.json.decode(failure, type=Failure),
+    )
+
+
+@contextmanager
+def _mapped_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system raise into errors of ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        kind = _KINDS.get((getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF, ConnectionLostError)
+        raise kind(f"result store {path}: {error}") from error
+    except PermissionError as error:
+        raise AccessDeniedError(f"result store {path}: {error.strerror}") from error
+    except OSError as error:
+        raise ConnectionLostError(f"result store {path}: {error.strerror or error}") from error
+
+
+_KINDS = {
+    sqlite3.SQLITE_FULL: StorageFullError,
+    sqlite3.SQLITE_READONLY: AccessDeniedError,
+    sqlite3.SQLITE_PERM: AccessDeniedError,
+    sqlite3.SQLITE_AUTH: AccessDeniedError,
+    sqlite3.SQLITE_NOTADB: IncompatibleStoreError,
+    sqlite3.SQLITE_CORRUPT: IncompatibleStoreError,
+    sqlite3.SQLITE_ERROR: IncompatibleStoreError,
+    sqlite3.SQLITE_SCHEMA: IncompatibleStoreError,
+}
