@@ -66,8 +66,10 @@ class Lease(Protocol):
 
 
 class Subscription(Protocol):
-    async def receive(self) -> Lease: ...  # waits for a message; the lease has at least half of its time left
-    def resize(self, prefetch: int) -> None: ...  # from the next fetch on
+    """At most `prefetch` of its leases are unsettled, and at most one of a message whose leases ran out twice before."""
+
+    async def receive(self) -> Lease: ...  # the lease has half its time left; after ConnectionLostError, just call again
+    def resize(self, prefetch: int) -> None: ...  # what was fetched beyond it and not yet received is given back
 
 
 class Transport(Protocol):

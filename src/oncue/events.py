@@ -1,0 +1,196 @@
+"""Everything that OnCue reports about itself while it runs: one class an event, and the emitter.
+
+Logs, metrics, the worker's status line and users' own listeners are all fed from here; `EVENTS` is the whole table, and the
+documentation's is generated from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import ClassVar
+
+import msgspec
+
+_log = logging.getLogger("oncue.events")
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Something that happened in the pump of `queue`. Durations are seconds."""
+
+    name: ClassVar[str]
+    level: ClassVar[int] = logging.INFO
+    queue: str
+
+
+class PumpStarted(Event):
+    """The pump subscribed to its queue and takes messages."""
+
+    name: ClassVar[str] = "pump.started"
+    concurrency: int
+
+
+class PumpStopping(Event):
+    """The pump takes no more messages; `in_flight` handlers may still finish."""
+
+    name: ClassVar[str] = "pump.stopping"
+    in_flight: int
+
+
+class PumpStopped(Event):
+    """The pump has ended: `finished` messages were settled while stopping and `released` were given back uncounted."""
+
+    name: ClassVar[str] = "pump.stopped"
+    finished: int
+    released: int
+
+
+class BrokerLost(Event):
+    """The broker or store cannot be reached; the pump tries again by itself."""
+
+    name: ClassVar[str] = "broker.lost"
+    level: ClassVar[int] = logging.WARNING
+    error: str
+
+
+class BrokerBack(Event):
+    """The broker or store answers again, `seconds` after it was lost."""
+
+    name: ClassVar[str] = "broker.back"
+    seconds: float
+
+
+class MessageStarted(Event):
+    """A handler was called with a message."""
+
+    name: ClassVar[str] = "message.started"
+    level: ClassVar[int] = logging.DEBUG
+    id: str
+    attempt: int
+
+
+class MessageDone(Event):
+    """A message was acknowledged, together with `sends` results, after `seconds` in its handler."""
+
+    name: ClassVar[str] = "message.done"
+    level: ClassVar[int] = logging.DEBUG
+    id: str
+    attempt: int
+    seconds: float
+    sends: int
+
+
+class MessageRetried(Event):
+    """An attempt failed after `seconds`; the next one comes `delay` seconds later."""
+
+    name: ClassVar[str] = "message.retried"
+    level: ClassVar[int] = logging.WARNING
+    id: str
+    attempt: int
+    seconds: float
+    delay: float
+    error: str
+
+
+class MessageDead(Event):
+    """A message went to the dead letters with `error` as its reason."""
+
+    name: ClassVar[str] = "message.dead"
+    level: ClassVar[int] = logging.ERROR
+    id: str
+    attempt: int
+    seconds: float
+    error: str
+
+
+class MessageReleased(Event):
+    """A message was given back without counting the attempt."""
+
+    name: ClassVar[str] = "message.released"
+    level: ClassVar[int] = logging.DEBUG
+    id: str
+    attempt: int
+    seconds: float
+
+
+class LeaseLost(Event):
+    """A message could not be settled because its lease had run out: somebody else has it now, or will."""
+
+    name: ClassVar[str] = "lease.lost"
+    level: ClassVar[int] = logging.WARNING
+    id: str
+    attempt: int
+    seconds: float
+
+
+class SettleFailed(Event):
+    """Settling a message failed; it is tried again while the lease lasts, or in another way when `error` is lasting."""
+
+    name: ClassVar[str] = "settle.failed"
+    level: ClassVar[int] = logging.WARNING
+    id: str
+    error: str
+
+
+class HandlerAbandoned(Event):
+    """A synchronous handler ran over its time in a thread that cannot be ended; `abandoned` such threads are running."""
+
+    name: ClassVar[str] = "handler.abandoned"
+    level: ClassVar[int] = logging.WARNING
+    abandoned: int
+
+
+EVENTS: tuple[type[Event], ...] = (
+    PumpStarted,
+    PumpStopping,
+    PumpStopped,
+    BrokerLost,
+    BrokerBack,
+    MessageStarted,
+    MessageDone,
+    MessageRetried,
+    MessageDead,
+    MessageReleased,
+    LeaseLost,
+    SettleFailed,
+    HandlerAbandoned,
+)
+
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """Hands events to listeners, in order of subscription, in the caller's thread.
+
+    A listener must be quick and must not block. One that raises is logged, and the others still hear the event.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Listener, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anybody listens: an event that nobody hears need not be made."""
+        return bool(self._listeners)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with every event from now on; the function returned ends that."""
+        self._listeners = (*self._listeners, listener)
+        return lambda: self._forget(listener)
+
+    def emit(self, event: Event) -> None:
+        """Tell every listener. Never raises."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                _log.exception("a listener failed on %s", event.name)
+
+    def _forget(self, listener: Listener) -> None:
+        self._listeners = tuple(other for other in self._listeners if other is not listener)
+
+
+def log_events(event: Event, *, logger: logging.Logger = logging.getLogger("oncue")) -> None:
+    """A listener that writes each event as one structured log record, at the event's own level."""
+    if logger.isEnabledFor(event.level):
+        fields = {field: getattr(event, field) for field in event.__struct_fields__}
+        logger.log(event.level, event.name, extra={"fields": fields})

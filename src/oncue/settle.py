@@ -1,0 +1,145 @@
+"""Turns the outcome of an attempt into one call on its lease: the only place where a lease ends.
+
+Outputs go out with the acknowledgement. What the transport cannot do now is tried again for as long as the lease is held;
+what it will never do (a queue that is not there, a body over the limit) becomes a failure of the attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from oncue.core.errors import (
+    ConnectionLostError,
+    LeaseLostError,
+    MessageTooLargeError,
+    QueueNotFoundError,
+    TransportClosedError,
+    TransportError,
+)
+from oncue.core.failure import ROUTING_ERROR, Failure
+from oncue.core.message import Message, Send
+from oncue.core.outcome import Dead, Done, Outcome, Release, Retry
+from oncue.core.retry import RetryPolicy
+from oncue.dead import dead_letter, dead_queue_name
+from oncue.events import (
+    Event,
+    Events,
+    LeaseLost,
+    MessageDead,
+    MessageDone,
+    MessageReleased,
+    MessageRetried,
+    SettleFailed,
+)
+from oncue.transports.base import Lease, QueueSpec, Transport
+
+OnDead = Callable[[Message, Failure], Sequence[Send]]
+"""What else goes out, in the same settle, when a message goes to the dead letters (an error envelope, a reply)."""
+
+_RETRY_UNREACHABLE = RetryPolicy(max_attempts=1, base=0.05, factor=2.0, cap=5.0)
+
+
+def no_sends(_message: Message, _failure: Failure) -> Sequence[Send]:
+    """The `OnDead` of a queue whose dead letters concern nobody else."""
+    return ()
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """How the messages of one queue are settled."""
+
+    transport: Transport
+    queue: str
+    retry: RetryPolicy
+    on_dead: OnDead = no_sends
+    events: Events
+
+    def decide(self, outcome: Outcome, attempt: int) -> Outcome:
+        """The outcome with the retry policy applied: a `Retry` has its delay, or is `Dead` when attempts are used up."""
+        if not isinstance(outcome, Retry):
+            return outcome
+        decided = self.retry.decide(attempt, outcome.failure)
+        if isinstance(decided, Retry) and outcome.delay is not None:
+            return outcome
+        return decided
+
+    async def settle(self, lease: Lease, outcome: Outcome, seconds: float) -> Outcome | None:
+        """End `lease` as `outcome` says; return what it was in the end, or None when the lease was lost.
+
+        `seconds` is how long the handler took, for the events. While the transport cannot be reached it is asked again,
+        until the lease is lost or the transport is closed. Cancelling it leaves the lease to run out, so callers let it
+        finish. Never raises a `TransportError`.
+        """
+        outcome = self.decide(outcome, lease.attempt)
+        tries = 0
+        while True:
+            try:
+                await self._apply(lease, outcome)
+            except (LeaseLostError, TransportClosedError):
+                self._tell(LeaseLost(self.queue, lease.message.id, lease.attempt, seconds))
+                return None
+            except ConnectionLostError as error:
+                self._tell(SettleFailed(self.queue, lease.message.id, str(error)))
+                tries += 1
+                await asyncio.sleep(_RETRY_UNREACHABLE.backoff(tries) * random.uniform(0.5, 1.0))
+            except TransportError as error:
+                self._tell(SettleFailed(self.queue, lease.message.id, str(error)))
+                outcome = self._instead(outcome, lease.attempt, error)
+            else:
+                break
+        if self.events:
+            self.events.emit(_event(self.queue, lease, outcome, seconds))
+        return outcome
+
+    async def _apply(self, lease: Lease, outcome: Outcome) -> None:
+        match outcome:
+            case Done(sends):
+                await lease.ack(*sends)
+            case Retry(_, delay):
+                await lease.nack(delay=delay or 0.0)
+            case Dead(failure):
+                await self._bury(lease, failure)
+            case Release():
+                await lease.release()
+
+    async def _bury(self, lease: Lease, failure: Failure) -> None:
+        """Move the message to the dead letters; what else goes out must not keep it from getting there."""
+        letter = dead_letter(self.queue, lease.message, failure, lease.attempt)
+        try:
+            await lease.ack(letter, *self.on_dead(lease.message, failure))
+            return
+        except (QueueNotFoundError, MessageTooLargeError) as error:
+            self._tell(SettleFailed(self.queue, lease.message.id, str(error)))
+        await self.transport.declare(QueueSpec(name=dead_queue_name(self.queue)))
+        await lease.ack(letter)
+
+    def _instead(self, outcome: Outcome, attempt: int, error: TransportError) -> Outcome:
+        """What to do when the transport refuses `outcome` for good."""
+        failure = Failure(ROUTING_ERROR, type(error).__name__, str(error), final=isinstance(error, MessageTooLargeError))
+        if isinstance(outcome, Done):
+            return self.decide(Retry(failure), attempt)
+        return Retry(failure, _RETRY_UNREACHABLE.cap)
+
+    def _tell(self, event: Event) -> None:
+        if self.events:
+            self.events.emit(event)
+
+
+def _event(queue: str, lease: Lease, outcome: Outcome, seconds: float) -> Event:
+    id, attempt = lease.message.id, lease.attempt
+    match outcome:
+        case Done(sends):
+            return MessageDone(queue, id, attempt, seconds, len(sends))
+        case Retry(failure, delay):
+            return MessageRetried(queue, id, attempt, seconds, delay or 0.0, _reason(failure))
+        case Dead(failure):
+            return MessageDead(queue, id, attempt, seconds, _reason(failure))
+        case Release():
+            return MessageReleased(queue, id, attempt, seconds)
+
+
+def _reason(failure: Failure) -> str:
+    return f"{failure.type}: {failure.message}"
