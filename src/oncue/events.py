@@ -23,21 +23,21 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     queue: str
 
 
-class PumpStarted(Event):
+class PumpStarted(Event, frozen=True):
     """The pump subscribed to its queue and takes messages."""
 
     name: ClassVar[str] = "pump.started"
     concurrency: int
 
 
-class PumpStopping(Event):
+class PumpStopping(Event, frozen=True):
     """The pump takes no more messages; `in_flight` handlers may still finish."""
 
     name: ClassVar[str] = "pump.stopping"
     in_flight: int
 
 
-class PumpStopped(Event):
+class PumpStopped(Event, frozen=True):
     """The pump has ended: `finished` messages were settled while stopping and `released` were given back uncounted."""
 
     name: ClassVar[str] = "pump.stopped"
@@ -45,7 +45,7 @@ class PumpStopped(Event):
     released: int
 
 
-class BrokerLost(Event):
+class BrokerLost(Event, frozen=True):
     """The broker or store cannot be reached; the pump tries again by itself."""
 
     name: ClassVar[str] = "broker.lost"
@@ -53,14 +53,14 @@ class BrokerLost(Event):
     error: str
 
 
-class BrokerBack(Event):
+class BrokerBack(Event, frozen=True):
     """The broker or store answers again, `seconds` after it was lost."""
 
     name: ClassVar[str] = "broker.back"
     seconds: float
 
 
-class MessageStarted(Event):
+class MessageStarted(Event, frozen=True):
     """A handler was called with a message."""
 
     name: ClassVar[str] = "message.started"
@@ -69,7 +69,7 @@ class MessageStarted(Event):
     attempt: int
 
 
-class MessageDone(Event):
+class MessageDone(Event, frozen=True):
     """A message was acknowledged, together with `sends` results, after `seconds` in its handler."""
 
     name: ClassVar[str] = "message.done"
@@ -80,7 +80,7 @@ class MessageDone(Event):
     sends: int
 
 
-class MessageRetried(Event):
+class MessageRetried(Event, frozen=True):
     """An attempt failed after `seconds`; the next one comes `delay` seconds later."""
 
     name: ClassVar[str] = "message.retried"
@@ -92,7 +92,7 @@ class MessageRetried(Event):
     error: str
 
 
-class MessageDead(Event):
+class MessageDead(Event, frozen=True):
     """A message went to the dead letters with `error` as its reason."""
 
     name: ClassVar[str] = "message.dead"
@@ -103,7 +103,7 @@ class MessageDead(Event):
     error: str
 
 
-class MessageReleased(Event):
+class MessageReleased(Event, frozen=True):
     """A message was given back without counting the attempt."""
 
     name: ClassVar[str] = "message.released"
@@ -113,7 +113,7 @@ class MessageReleased(Event):
     seconds: float
 
 
-class LeaseLost(Event):
+class LeaseLost(Event, frozen=True):
     """A message could not be settled because its lease had run out: somebody else has it now, or will."""
 
     name: ClassVar[str] = "lease.lost"
@@ -123,7 +123,7 @@ class LeaseLost(Event):
     seconds: float
 
 
-class SettleFailed(Event):
+class SettleFailed(Event, frozen=True):
     """Settling a message failed; it is tried again while the lease lasts, or in another way when `error` is lasting."""
 
     name: ClassVar[str] = "settle.failed"
@@ -132,12 +132,20 @@ class SettleFailed(Event):
     error: str
 
 
-class HandlerAbandoned(Event):
+class HandlerAbandoned(Event, frozen=True):
     """A synchronous handler ran over its time in a thread that cannot be ended; `abandoned` such threads are running."""
 
     name: ClassVar[str] = "handler.abandoned"
     level: ClassVar[int] = logging.WARNING
     abandoned: int
+
+
+class LoopBlocked(Event, frozen=True):
+    """Leases could not be extended for `seconds` because a coroutine kept the event loop to itself without awaiting."""
+
+    name: ClassVar[str] = "loop.blocked"
+    level: ClassVar[int] = logging.WARNING
+    seconds: float
 
 
 EVENTS: tuple[type[Event], ...] = (
@@ -154,6 +162,7 @@ EVENTS: tuple[type[Event], ...] = (
     LeaseLost,
     SettleFailed,
     HandlerAbandoned,
+    LoopBlocked,
 )
 
 Listener = Callable[[Event], None]
@@ -166,7 +175,7 @@ class Events:
     """
 
     def __init__(self) -> None:
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners: dict[object, Listener] = {}
 
     def __bool__(self) -> bool:
         """Whether anybody listens: an event that nobody hears need not be made."""
@@ -174,19 +183,20 @@ class Events:
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with every event from now on; the function returned ends that."""
-        self._listeners = (*self._listeners, listener)
-        return lambda: self._forget(listener)
+        subscription = object()
+        self._listeners = {**self._listeners, subscription: listener}
+        return lambda: self._forget(subscription)
 
     def emit(self, event: Event) -> None:
         """Tell every listener. Never raises."""
-        for listener in self._listeners:
+        for listener in self._listeners.values():
             try:
                 listener(event)
             except Exception:
                 _log.exception("a listener failed on %s", event.name)
 
-    def _forget(self, listener: Listener) -> None:
-        self._listeners = tuple(other for other in self._listeners if other is not listener)
+    def _forget(self, subscription: object) -> None:
+        self._listeners = {other: listener for other, listener in self._listeners.items() if other is not subscription}
 
 
 def log_events(event: Event, *, logger: logging.Logger = logging.getLogger("oncue")) -> None:

@@ -96,14 +96,24 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
     async def _apply(self, lease: Lease, outcome: Outcome) -> None:
         match outcome:
-            case Done(sends):
-                await lease.ack(*sends)
+            case Done(sends, replies):
+                await (self._finish(lease, sends, replies) if replies else lease.ack(*sends))
             case Retry(_, delay):
                 await lease.nack(delay=delay or 0.0)
             case Dead(failure):
                 await self._bury(lease, failure)
             case Release():
                 await lease.release()
+
+    async def _finish(self, lease: Lease, sends: Sequence[Send], replies: Sequence[Send]) -> None:
+        while True:
+            try:
+                return await lease.ack(*sends, *replies)
+            except QueueNotFoundError as error:
+                left = [reply for reply in replies if reply.queue != error.queue]
+                if len(left) == len(replies):
+                    raise
+                replies = left
 
     async def _bury(self, lease: Lease, failure: Failure) -> None:
         """Move the message to the dead letters; what else goes out must not keep it from getting there."""
@@ -118,7 +128,9 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
     def _instead(self, outcome: Outcome, attempt: int, error: TransportError) -> Outcome:
         """What to do when the transport refuses `outcome` for good."""
-        failure = Failure(ROUTING_ERROR, type(error).__name__, str(error), final=isinstance(error, MessageTooLargeError))
+        failure = Failure(
+            ROUTING_ERROR, type(error).__name__, str(error), final=isinstance(error, MessageTooLargeError)
+        )
         if isinstance(outcome, Done):
             return self.decide(Retry(failure), attempt)
         return Retry(failure, _RETRY_UNREACHABLE.cap)
@@ -131,8 +143,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 def _event(queue: str, lease: Lease, outcome: Outcome, seconds: float) -> Event:
     id, attempt = lease.message.id, lease.attempt
     match outcome:
-        case Done(sends):
-            return MessageDone(queue, id, attempt, seconds, len(sends))
+        case Done(sends, replies):
+            return MessageDone(queue, id, attempt, seconds, len(sends) + len(replies))
         case Retry(failure, delay):
             return MessageRetried(queue, id, attempt, seconds, delay or 0.0, _reason(failure))
         case Dead(failure):

@@ -9,9 +9,13 @@ from oncue.core.message import Send
 
 
 class Done(msgspec.Struct, frozen=True, gc=False):
-    """The message is finished; `sends` go out with its acknowledgement, or neither happens."""
+    """The message is finished; `sends` go out with its acknowledgement, or neither happens.
+
+    `replies` go out with it too, but one whose queue is gone is dropped: nobody waits for it any more.
+    """
 
     sends: tuple[Send, ...] = ()
+    replies: tuple[Send, ...] = ()
 
 
 class Retry(msgspec.Struct, frozen=True):
