@@ -251,7 +251,8 @@ class _Sweep:
         self._limit = limit
         self._progress = progress
         self._go = go
-        self._started = datetime.now(UTC)
+        now = datetime.now(UTC)
+        self._started = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as exact as the headers
         self._taken: set[str] = set()
         self._matched = 0
         self._count = 0
@@ -286,7 +287,11 @@ class _Sweep:
         async with asyncio.TaskGroup() as tasks:
             while self._broken is None and received != present and self._matched != self._limit:
                 await room.acquire()
-                lease = await self._receive(subscription)
+                try:
+                    lease = await self._receive(subscription)
+                except TransportError as error:
+                    self._broken = error
+                    return
                 if lease is None:
                     return
                 received += 1

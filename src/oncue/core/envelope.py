@@ -116,8 +116,8 @@ class Envelope(msgspec.Struct, frozen=True):
 def decode_envelope(body: bytes) -> Envelope:
     """Read an envelope; raise `InvalidEnvelopeError` with Asya's texts when `body` is none.
 
-    Numbers are not converted and the payload is not looked into beyond being JSON. An absent `current` is 0, an absent
-    payload null, and headers that are null are absent.
+    Numbers are not converted and the payload is not looked into beyond being JSON. A field that is null is absent; an
+    absent `current` is 0, and an absent payload null.
     """
     try:
         plain = _decode_plain(body)
@@ -163,12 +163,12 @@ _encode = msgspec.json.Encoder().encode
 def _decode_any(body: bytes) -> Envelope:
     try:
         fields = _decode_fields(body)
-        id = _field(fields, "id", str, "")
-        parent_id = _field(fields, "parent_id", str | None, None)
-        headers = _field(fields, "headers", dict[str, Any] | None, None)
-        route_fields = _field(fields, "route", dict[str, Raw] | None, None) or {}
-        actors = _field(route_fields, "actors", tuple[str, ...] | None, None, "route.") or ()
-        current = _field(route_fields, "current", int, 0, "route.")
+        id = _field(fields, "id", str | None)
+        parent_id = _field(fields, "parent_id", str | None)
+        headers = _field(fields, "headers", dict[str, Any] | None)
+        route_fields = _field(fields, "route", dict[str, Raw] | None) or {}
+        actors = _field(route_fields, "actors", tuple[str, ...] | None, "route.") or ()
+        current = _field(route_fields, "current", int | None, "route.") or 0
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         _not_parsed(error)
     if not id:
@@ -178,10 +178,10 @@ def _decode_any(body: bytes) -> Envelope:
     return Envelope(id, route, payload, headers or NO_HEADERS, parent_id, _others(fields, _KNOWN))
 
 
-def _field(fields: Mapping[str, Raw], name: str, kind: Any, default: Any, path: str = "") -> Any:
+def _field(fields: Mapping[str, Raw], name: str, kind: Any, path: str = "") -> Any:
     raw = fields.get(name)
     if raw is None:
-        return default
+        return None
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:

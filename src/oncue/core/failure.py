@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import traceback as tracebacks
 from types import TracebackType
 
 import msgspec
+
+from oncue.core.times import finite
 
 PROCESSING_ERROR = "processing_error"
 """The code of a failure in the user's own code (as in Asya)."""
@@ -43,7 +44,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         """Describe `error`, leaving the outermost `skip_frames` frames (ours, not the user's) out of its traceback.
 
         The signals `retry_after` (seconds) and `dead` (true) are read off any exception by attribute, so that user code
-        needs nothing of OnCue to give them. Never raises.
+        needs nothing of OnCue to give them. Never raises; what cannot be written as UTF-8 is replaced.
         """
         frames = error.__traceback__
         for _ in range(skip_frames):
@@ -53,27 +54,40 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
             type=type(error).__name__,
             message=_text_of(error),
             traceback=_format(error, frames),
-            retry_after=_seconds(getattr(error, "retry_after", None)),
-            final=getattr(error, "dead", None) is True,
+            retry_after=_wait(_signal(error, "retry_after")),
+            final=_signal(error, "dead") is True,
             bases=tuple(base.__name__ for base in type(error).__mro__[1:-1]),
         )
 
 
+# What follows calls users' code, which may itself raise, and a failure must be describable all the same.
+
+
 def _text_of(error: BaseException) -> str:
     try:
-        return str(error)
-    except Exception as broken:  # a user's __str__ may itself raise, and a failure must be describable all the same
+        return _writable(str(error))
+    except Exception as broken:
         return f"<{type(error).__name__} whose text raised {type(broken).__name__}>"
 
 
 def _format(error: BaseException, frames: TracebackType | None) -> str:
     try:
-        return "".join(tracebacks.format_exception(type(error), error, frames))
-    except Exception as broken:  # as above: formatting calls the user's __str__
+        return _writable("".join(tracebacks.format_exception(type(error), error, frames)))
+    except Exception as broken:
         return f"<traceback could not be formatted: {type(broken).__name__}>"
 
 
-def _seconds(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-        return float(value)
-    return None
+def _signal(error: BaseException, name: str) -> object:
+    try:
+        return getattr(error, name, None)
+    except Exception:  # a property that cannot answer gives no signal
+        return None
+
+
+def _wait(value: object) -> float | None:
+    seconds = finite(value)
+    return None if seconds is None or seconds < 0 else seconds
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -5,7 +5,6 @@ Both are values: frozen, and their mappings are not changed after construction.
 
 from __future__ import annotations
 
-import math
 import re
 import uuid
 from collections.abc import Mapping
@@ -14,11 +13,14 @@ from types import MappingProxyType
 import msgspec
 
 from oncue.core.errors import InvalidValueError
+from oncue.core.times import finite
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
-_LONGEST_DELAY = 10 * 365 * 86400.0
+
+LONGEST_DELAY = 10 * 365 * 86400.0
+"""Seconds; longer delays are refused."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -56,12 +58,13 @@ def check_queue_name(name: str) -> str:
     return name
 
 
-def check_delay(delay: float) -> float:
-    """Return `delay` in seconds unchanged; raise `InvalidValueError` if negative, not finite or over ten years."""
-    if not isinstance(delay, int | float) or isinstance(delay, bool) or not math.isfinite(delay):
+def check_delay(delay: object) -> float:
+    """Return `delay` as seconds; raise `InvalidValueError` if no number, negative, not finite or over ten years."""
+    seconds = finite(delay)
+    if seconds is None:
         raise InvalidValueError(f"delay {delay!r}: expected a number of seconds")
-    if delay < 0:
+    if seconds < 0:
         raise InvalidValueError(f"delay {delay!r}: expected 0 or more seconds")
-    if delay > _LONGEST_DELAY:
-        raise InvalidValueError(f"delay {delay!r}: expected at most ten years ({_LONGEST_DELAY:.0f} seconds)")
-    return delay
+    if seconds > LONGEST_DELAY:
+        raise InvalidValueError(f"delay {delay!r}: expected at most ten years ({LONGEST_DELAY:.0f} seconds)")
+    return seconds

@@ -9,14 +9,12 @@ import re
 
 HIDDEN = "***"
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+|[^\s:@]*:\S+@\S+", re.ASCII)
+# Each pattern begins only where no earlier beginning is possible, so that the time is linear in the length of the text.
+_URL = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z0-9+.-]+://\S+|(?<![^\s@])[^\s:@]*:\S+@\S+", re.ASCII)
 _SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//", re.ASCII)
 _PARAMETER = re.compile(r"(?<=[?&;#])(?P<name>[^=&;#?]+)=(?P<value>[^&;#]*)")
-_PAIR = re.compile(
-    r"(?P<name>[\"']?[A-Za-z][A-Za-z0-9_.-]*[\"']?)"
-    r"(?P<sign>\s*[=:]\s*)"
-    r"(?P<value>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|(?:(?:Bearer|Basic)\s+)?[^\s&;]+)"
-)
+_NAME = re.compile(r"(?<![A-Za-z0-9_.-])(?P<name>[A-Za-z0-9_.-]++)(?P<quote>[\"']?)\s*+(?P<sign>[=:])\s*+")
+_VALUE = re.compile(r"\"(?:[^\"\\]|\\.)*+\"|'(?:[^'\\]|\\.)*+'|(?:(?:Bearer|Basic)\s+)?[^\s&;]+")
 
 # Written without separators and compared with the end of a name: `AWS_SECRET_ACCESS_KEY` and `clientSecret` are both meant.
 _SECRET_ENDINGS = (
@@ -33,7 +31,16 @@ def redact(text: str) -> str:
 
     Pure; never raises; redacting twice changes nothing more.
     """
-    return _PAIR.sub(_redact_pair, redact_urls(text))
+    text = redact_urls(text)
+    parts: list[str] = []
+    done = 0
+    for name in _NAME.finditer(text):
+        value = _VALUE.match(text, name.end()) if name.start() >= done and _asks_for_secrecy(name) else None
+        if value is not None:
+            quote = value[0][0] if value[0][0] in "\"'" and value[0][-1] == value[0][0] and len(value[0]) > 1 else ""
+            parts += text[done : name.end()], quote, HIDDEN, quote
+            done = value.end()
+    return "".join(parts) + text[done:]
 
 
 def redact_urls(text: str) -> str:
@@ -70,12 +77,7 @@ def _redact_parameter(match: re.Match[str]) -> str:
     return f"{name}={HIDDEN}" if hide else match[0]
 
 
-def _redact_pair(match: re.Match[str]) -> str:
-    name, sign, value = match["name"], match["sign"], match["value"]
-    bare = name.strip("\"'")
+def _asks_for_secrecy(match: re.Match[str]) -> bool:
     # In a sentence ("unexpected token: x") the plain words are no names.
-    prose = sign.strip() == ":" and bare == name and bare.lower() in _PLAIN_WORDS
-    if prose or not is_secret_name(bare):
-        return match[0]
-    quote = value[0] if value[0] in "\"'" and value[-1] == value[0] and len(value) > 1 else ""
-    return f"{name}{sign}{quote}{HIDDEN}{quote}"
+    prose = match["sign"] == ":" and not match["quote"] and match["name"].lower() in _PLAIN_WORDS
+    return not prose and is_secret_name(match["name"])

@@ -15,32 +15,37 @@ _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)", re.ASCII)
 _NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
 
 
+def finite(value: object) -> float | None:
+    """`value` as a float if it is a finite number; None for all else, texts and truth values among them."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond the largest float
+        return None
+
+
 def parse_duration(value: object) -> float:
     """Seconds from a number of them or a text (`90`, `1.5`, `250ms`, `5m`, `1m30s`, `7d`).
 
     Raise `InvalidValueError` for anything else: negative, not finite, empty, of an unknown unit.
     """
     seconds = _seconds(value)
-    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+    if seconds is None or seconds < 0:
         raise InvalidValueError(f"{value!r} is not a duration: expected {DURATION_FORM}")
     return seconds
 
 
 def _seconds(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            return None
     if not isinstance(value, str):
-        return None
+        return finite(value)
     text = value.strip()
     if _NUMBER.fullmatch(text):
-        return float(text)
+        return finite(float(text))
     parts = _PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
-    return math.fsum(float(number) * _UNITS[unit] for number, unit in parts)
+    return finite(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
 def format_duration(seconds: float) -> str:
@@ -70,6 +75,6 @@ def parse_timestamp(text: str | None) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):  # the first and the last day of the calendar are not in every zone
         return None
-    return moment.astimezone(UTC) if moment.tzinfo is not None else None
