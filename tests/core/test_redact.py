@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,3 +71,76 @@ def test_no_password_survives_whatever_characters_it_has(user: str, password: st
 def test_redacting_again_changes_nothing_more(text: str) -> None:
     once = redact(text)
     assert redact(once) == once
+
+
+_SAFE = st.text("abcXYZ019._~-", min_size=6, max_size=20).map(lambda text: f"s3cr3t{text}")
+_FORMS = [
+    "redis://:{}@host:6379/0",
+    "amqps://user:{}@host/vhost?heartbeat=5",
+    "nats://{}@host:4222",
+    "user:{}@host:5672",
+    "error:amqp://user:{}@host",
+    "kafka://host?sasl_password={}&acks=all",
+    "sqs://eu-west-1?x=1&secret_access_key={}",
+    "https://host/path?X-Amz-Signature={}",
+    "https://host/path#access_token={}",
+    "sqs://eu-west-1?endpoint=http%3A%2F%2Fu%3A{}%40h&x=1",
+    "password={}",
+    'password = "{}"',
+    "'password': '{}'",
+    '{{"db_password":"{}"}}',
+    "--token={}",
+    "1password={}",
+    "cannot log in:password={}",
+    "ONCUE_SECRET={};next=1",
+    "Authorization: Bearer {}",
+    "authorization: Basic {}",
+    "export AWS_SECRET_ACCESS_KEY={}",
+]
+
+
+@pytest.mark.parametrize("form", _FORMS)
+@given(secret=_SAFE)
+def test_no_secret_survives_in_any_form_that_it_is_written_in(form: str, secret: str) -> None:
+    for text in (form.format(secret), f"before {form.format(secret)} after", f"({form.format(secret)})"):
+        assert "s3cr3t" not in redact(text), text
+        assert redact(redact(text)) == redact(text)
+
+
+@given(st.text() | st.text("a1:/@?=&;#' \"\\tokenpswd*\n.-", max_size=60))
+def test_a_text_without_names_or_urls_of_secrets_is_redacted_without_error(text: str) -> None:
+    assert isinstance(redact(text), str)
+    assert redact_urls(redact_urls(text)) == redact_urls(text)
+    if not any(sign in text for sign in "=:@"):
+        assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a",
+        "a:",
+        "ab:",
+        "a=",
+        "a=b",
+        "://",
+        "a@",
+        "@:",
+        "?a",
+        "?a=",
+        "'a\\",
+        'a="',
+        '="\\',
+        "a=\"b='",
+        "a ",
+        "a= ",
+        "a.-",
+        "x:/",
+    ],
+)
+def test_a_long_text_takes_a_time_in_proportion_to_its_length(piece: str) -> None:
+    text = piece * (400_000 // len(piece))
+    started = time.process_time()
+    redact(text)
+    redact(f"redis://h?{text}")
+    assert time.process_time() - started < 5.0, "a text of this length takes hours where time grows with its square"

@@ -34,7 +34,7 @@ def read_yaml_mapping(path: Path) -> tuple[Sequence[Entry], Sequence[str]]:
         return (), [f"{path}: not YAML: it holds control characters"]
     try:
         root = loader.get_single_node()
-        if root is None:
+        if root is None or root.tag == "tag:yaml.org,2002:null":
             return (), []
         if not isinstance(root, yaml.MappingNode):
             return (), [f"{_place(path, root)}: expected settings as `name: value` lines"]
