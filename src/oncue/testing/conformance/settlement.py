@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from oncue.core.errors import QueueNotFoundError
+from oncue.core.errors import LeaseLostError, QueueNotFoundError
 from oncue.core.message import Send
-from oncue.testing.conformance.suite import TransportCases, case, message, need, now, refused, sends
+from oncue.testing.conformance.suite import EARLY, TransportCases, case, message, need, need_delay, now, refused, sends
 from oncue.transports.base import Lease, Transport
-
-_EARLY = 0.01
-"""Seconds by which clocks that are not the same may differ over one delay."""
 
 Settle = Callable[[Lease], Coroutine[Any, Any, None]]
 
 
 def _extend(lease: Lease) -> Coroutine[Any, Any, None]:
-    return lease.extend(60)
+    return lease.extend(10)
 
 
 def _ack(lease: Lease) -> Coroutine[Any, Any, None]:
@@ -52,7 +50,7 @@ class Settlement(TransportCases):
             lost = await self.receive(dying)
             began = now()
             again = await self.receive(dying, other, within=self.lease + self.tolerance)
-            assert now() - began >= self.lease / 2 - _EARLY
+            assert now() - began >= self.lease / 2 - EARLY
             assert (again.message.id, again.message.body) == (lost.message.id, b"work")
             assert (lost.attempt, again.attempt) == (1, 2)
             await again.ack()
@@ -136,6 +134,7 @@ class Settlement(TransportCases):
     async def test_a_message_nacked_with_a_delay_comes_no_sooner_than_asked(self) -> None:
         """T11: and no later than asked plus the tolerance."""
         transport = await self.connect()
+        need_delay(transport, 2 * self.quiet)
         queue = await self.declare(transport)
         await transport.send(Send(queue, message("work")))
         async with transport.subscribe(queue, prefetch=1) as subscription:
@@ -143,9 +142,30 @@ class Settlement(TransportCases):
             delay, began = 2 * self.quiet, now()
             await lease.nack(delay=delay)
             again = await self.receive(subscription)
-            assert delay - _EARLY <= now() - began <= delay + self.tolerance
+            assert delay - EARLY <= now() - began <= delay + self.tolerance
             assert again.attempt == 2
             await again.ack()
+
+    @case("T41")
+    async def test_a_cancelled_settlement_happens_or_does_not(self) -> None:
+        """T41: whatever the moment, the message is gone or comes again; it is never left without an owner."""
+        transport = await self.connect()
+        queue = await self.declare(transport)
+        async with transport.subscribe(queue, prefetch=1) as subscription:
+            for settle in (_ack, _nack, _release):
+                for turns in range(6):
+                    await transport.send(Send(queue, message("work")))
+                    lease = await self.receive(subscription)
+                    settling = asyncio.ensure_future(settle(lease))
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    settling.cancel()
+                    await asyncio.wait([settling])
+                    with suppress(LeaseLostError):
+                        await settle(lease)
+                    if settle is not _ack:
+                        await (await self.receive(subscription)).ack()
+            await self.expect_nothing(subscription)
 
     @case("T13")
     async def test_acknowledgements_out_of_order_leave_exactly_the_others(self) -> None:
@@ -178,7 +198,9 @@ class Settlement(TransportCases):
         async with transport.subscribe(queue, prefetch=9) as subscription:
             for index in range(3):
                 leases = await self.receive_all(subscription, 3)
-                assert sorted(each.message.body for each in leases) == [f"{key}{index}".encode() for key in ("None", "a", "b")]
+                assert sorted(each.message.body for each in leases) == [
+                    f"{key}{index}".encode() for key in ("None", "a", "b")
+                ]
                 await self.expect_nothing(subscription)
                 for lease in leases:
                     await lease.ack()
@@ -188,6 +210,7 @@ class Settlement(TransportCases):
         """T14: while one is delayed, released or lost with its consumer, those behind it stay behind it."""
         transport = await self.connect()
         need(transport.features.fifo, "this transport keeps no order")
+        need_delay(transport, 2 * self.quiet)
         queue = await self.declare(transport, fifo=True, lease=self.lease)
         await transport.send(*sends(queue, ["a0", "a1", "a2"], key="a"), *sends(queue, ["b0"], key="b"))
         order = []
@@ -245,16 +268,19 @@ class Settlement(TransportCases):
     async def test_what_is_sent_with_an_acknowledgement_arrives(self) -> None:
         """T42: in other queues and in the message's own, at once or delayed."""
         transport = await self.connect()
+        need_delay(transport, 2 * self.quiet)
         queue, other = await self.declare(transport), await self.declare(transport, "other")
         await transport.send(Send(queue, message("work")))
         async with transport.subscribe(queue, prefetch=1) as subscription:
             lease = await self.receive(subscription)
             began = now()
-            await lease.ack(Send(queue, message("again")), Send(other, message("later"), 2 * self.quiet), *sends(other, ["now"]))
+            await lease.ack(
+                Send(queue, message("again")), Send(other, message("later"), 2 * self.quiet), *sends(other, ["now"])
+            )
         async with transport.subscribe(other, prefetch=2) as subscription:
             arrived = [each.message.body for each in await self.receive_all(subscription, 2)]
         assert arrived == [b"now", b"later"]
-        assert now() - began >= 2 * self.quiet - _EARLY
+        assert now() - began >= 2 * self.quiet - EARLY
         assert await self.contents(transport, queue, 1) == [b"again"]
 
     @case("T42")
@@ -268,7 +294,7 @@ class Settlement(TransportCases):
             with pytest.raises(QueueNotFoundError):
                 await lease.ack(Send(self.name("missing"), message("result")))
             await self.expect_nothing(subscription)
-            await lease.extend(60)
+            await lease.extend(10)
             await lease.nack()
             again = await self.receive(subscription)
             assert again.attempt == 2

@@ -18,6 +18,11 @@ from oncue.transports.base import Lease, QueueSpec, Subscription, Transport
 LONG_LEASE = 600.0
 """Seconds; for cases in which no lease is meant to run out, however slow the machine."""
 
+_LONG = 3600.0
+
+EARLY = 0.01
+"""Seconds by which clocks that are not the same may differ over one wait."""
+
 Self = TypeVar("Self", bound="TransportCases")
 Body = Callable[[Self], Coroutine[Any, Any, None]]
 Test = Callable[[Self], None]
@@ -44,7 +49,9 @@ class TransportCases:
     tolerance: how late, in seconds, something that is due at a moment may happen.
     quiet: for how many seconds nothing may happen before a case believes that nothing will.
     soon: how many seconds a case waits for what has to happen at once, before it fails.
-    patience: how many seconds one case may take in all.
+    patience: how many seconds one case may take in all; an hour in virtual time.
+    silence: for how many seconds a case leaves a consumer without messages before it sends one. Where connections die of
+        silence, as behind most firewalls, let a slow run of the suite take longer than that.
     virtual_time: whether all waiting of the transport is the event loop's, so that the cases can run in virtual time.
     """
 
@@ -53,6 +60,7 @@ class TransportCases:
     quiet: ClassVar[float] = 0.3
     soon: ClassVar[float] = 10.0
     patience: ClassVar[float] = 120.0
+    silence: ClassVar[float] = 1.0
     virtual_time: ClassVar[bool] = False
 
     async def open(self) -> Transport:
@@ -60,7 +68,10 @@ class TransportCases:
         raise NotImplementedError("a transport's suite has to say how to open it")
 
     async def restart(self) -> None:
-        """Stop and start the store or broker, while connections are open. Leave it out where there is nothing to restart."""
+        """Stop the store or broker and start it again, while connections are open; return when it takes connections.
+
+        Leave it out where nothing can be restarted: the cases that need it then say so.
+        """
         raise NotImplementedError
 
     def run(self, body: Callable[[], Coroutine[Any, Any, None]], *, real_time: bool = False) -> None:
@@ -74,15 +85,23 @@ class TransportCases:
         self._opened: list[Transport] = []
         self._declared: list[str] = []
         try:
-            async with asyncio.timeout(self.patience):
+            async with asyncio.timeout(_LONG if self.virtual_time else self.patience):
                 await body()
-        finally:
-            async with asyncio.timeout(self.patience):
-                cleaner = await self.connect()
-                for queue in self._declared:
-                    await cleaner.delete(queue)
-                for transport in reversed(self._opened):
-                    await transport.close()
+        except BaseException as error:
+            try:
+                await self._clean_up()
+            except Exception as second:
+                error.add_note(f"cleaning up after it failed as well: {second!r}")
+            raise
+        await self._clean_up()
+
+    async def _clean_up(self) -> None:
+        async with asyncio.timeout(self.patience):
+            cleaner = await self.connect()
+            for queue in self._declared:
+                await cleaner.delete(queue)
+            for transport in reversed(self._opened):
+                await transport.close()
 
     async def connect(self) -> Transport:
         """A new connection, closed at the end of the case."""
@@ -101,13 +120,14 @@ class TransportCases:
         transport: Transport,
         label: str = "work",
         *,
-        lease: float = LONG_LEASE,
+        lease: float | None = None,
         fifo: bool = False,
         retention: float | None = None,
     ) -> str:
-        """Declare a queue of this case; its name."""
+        """Declare a queue of this case, whose leases are long unless told otherwise; its name."""
         name = self.name(label)
-        await transport.declare(QueueSpec(name=name, lease=lease, fifo=fifo, retention=retention))
+        seconds = longest(transport, LONG_LEASE) if lease is None else lease
+        await transport.declare(QueueSpec(name=name, lease=seconds, fifo=fifo, retention=retention))
         return name
 
     async def receive(self, *subscriptions: Subscription, within: float | None = None) -> Lease:
@@ -153,12 +173,23 @@ class TransportCases:
             await self.expect_nothing(subscription)
         return sorted(bodies)
 
+    async def drain(self, transport: Transport, queue: str) -> list[Message]:
+        """Take whatever is in the queue."""
+        messages: list[Message] = []
+        async with transport.subscribe(queue, prefetch=64) as subscription:
+            while True:
+                try:
+                    async with asyncio.timeout(self.quiet):
+                        lease = await subscription.receive()
+                except TimeoutError:
+                    return messages
+                messages.append(lease.message)
+                await lease.ack()
+
     async def run_out(self, subscription: Subscription, count: int) -> None:
-        """Take `count` messages and let their leases run out, as a consumer does that dies."""
-        leases = await self.receive_all(subscription, count)
+        """Take `count` messages, at once if they are there, and let their leases run out, as a consumer does that dies."""
+        await self.receive_all(subscription, count)
         await asyncio.sleep(self.lease + self.tolerance)
-        for lease in leases:
-            await refused(lease.ack())
 
     async def assert_depth(self, transport: Transport, queue: str, **expected: int) -> None:
         """Compare what the transport says that it can tell exactly; what it cannot has to be None."""
@@ -166,6 +197,18 @@ class TransportCases:
         exact = transport.features.depth
         for field, count in expected.items():
             assert getattr(depth, field) == (count if field in exact else None), f"{field} is wrong in {depth}"
+
+
+def longest(transport: Transport, seconds: float) -> float:
+    """`seconds`, or less where leases cannot be that long."""
+    cap = transport.features.lease_cap
+    return seconds if cap is None else min(seconds, cap)
+
+
+def need_delay(transport: Transport, seconds: float) -> None:
+    """Skip the case where the transport says that it cannot delay a message for so long."""
+    limit = transport.features.longest_delay
+    need(limit is None or seconds <= limit, f"this transport delays a message by {limit} s at most")
 
 
 def now() -> float:
@@ -187,6 +230,11 @@ def need(available: object, reason: str) -> None:
     """Skip the case, visibly and with the reason, where the transport says that it cannot do what the case is about."""
     if not available:
         pytest.skip(reason)
+
+
+async def finish(leases: Iterable[Lease]) -> None:
+    """Acknowledge many at the same time."""
+    await asyncio.gather(*(lease.ack() for lease in leases))
 
 
 async def refused(settling: Coroutine[Any, Any, None]) -> None:
