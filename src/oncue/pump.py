@@ -10,9 +10,17 @@ import logging
 import random
 import time
 from asyncio import Task
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
 
-from oncue.core.errors import ConnectionLostError, LeaseLostError, QueueNotFoundError, TransportError
+from oncue.core.errors import (
+    ConnectionLostError,
+    LeaseLostError,
+    QueueMismatchError,
+    QueueNotFoundError,
+    TransportError,
+)
 from oncue.core.failure import CRASH_ERROR, PROCESSING_ERROR, Failure
 from oncue.core.outcome import Dead, Outcome, Release, Retry
 from oncue.core.retry import RetryPolicy
@@ -21,7 +29,10 @@ from oncue.events import BrokerBack, BrokerLost, LoopBlocked, MessageStarted, Pu
 from oncue.health import Health, Pulse
 from oncue.middleware import Handler
 from oncue.settle import Settlement
+from oncue.stop import Stop, cancel, happens, report, uncancel, unless, within_grace
 from oncue.transports.base import Lease, QueueSpec, Subscription
+
+__all__ = ["Pump", "Stop"]
 
 _log = logging.getLogger("oncue.pump")
 
@@ -30,51 +41,20 @@ _AHEAD = 128
 _QUICK, _SLOW = 0.02, 0.1
 """Seconds a handler takes on average: below the first, messages are fetched ahead of it; above the second, not any more,
 because they would wait here while another process is idle."""
+_STALL = 0.5
+"""Seconds without a message after which what was fetched ahead is given back: a handler turned out to be slow."""
 _TICK = 5.0
 """Seconds between looks at a loop that has nothing to do."""
 _CALM = 5.0
 """Seconds without trouble after which a broker counts as back, if no message came sooner."""
 _LAST_WORDS = 5.0
-"""Seconds that cancelled handlers and their releases get at the very end."""
+"""Seconds that cancelled handlers and their releases get at the very end, and the end of a subscription."""
 
 _BACK_OFF = RetryPolicy(max_attempts=1, base=0.1, factor=2.0, cap=15.0)
+_AWAY = (ConnectionLostError, QueueNotFoundError)
+"""What is waited out: a queue that was deleted is made again."""
 
-
-class Stop:
-    """Tells pumps to end; one object may serve all pumps of a process. Its methods belong to the event loop's thread."""
-
-    def __init__(self) -> None:
-        self._asked = asyncio.Event()
-        self._forced = asyncio.Event()
-        self._deadline = 0.0
-
-    @property
-    def requested(self) -> bool:
-        """Whether the pumps were told to end, in either way."""
-        return self._asked.is_set()
-
-    def gently(self, grace: float) -> None:
-        """Take no more messages; handlers that run may finish for `grace` seconds. Said again, the first time counts."""
-        if not self._asked.is_set():
-            self._deadline = asyncio.get_running_loop().time() + grace
-            self._asked.set()
-
-    def now(self) -> None:
-        """Cancel the handlers that run and give their messages back."""
-        self._asked.set()
-        self._forced.set()
-
-    async def wait(self) -> None:
-        """Return when the pumps are to end."""
-        await self._asked.wait()
-
-    async def wait_forced(self) -> None:
-        """Return when the grace period is over, or at once after `now`."""
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                await self._forced.wait()
-        except TimeoutError:
-            return
+Result = TypeVar("Result")
 
 
 class _Slot:
@@ -86,6 +66,41 @@ class _Slot:
         self.lease: Lease | None = None
         self.handling = False
         self.task: Task[None]
+
+
+class _Session:
+    """What belongs to one subscription; a handler that outlives it finds here that it is over."""
+
+    def __init__(self, subscription: Subscription, slots: int) -> None:
+        self.subscription = subscription
+        self.slots = [_Slot() for _ in range(slots)]
+        self.stopping = False
+        self.aborting = False
+        self.received = 0
+        self.ahead = asyncio.Event()
+        self.calm = asyncio.Event()
+        self.calm.set()
+        self.trouble: TransportError | None = None
+        self.news = asyncio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        return sum(slot.lease is not None for slot in self.slots)
+
+    @property
+    def tasks(self) -> list[Task[None]]:
+        return [slot.task for slot in self.slots]
+
+    def fetch(self, prefetch: int, *, ahead: bool) -> None:
+        """Let the transport fetch `prefetch` messages."""
+        if ahead:
+            self.ahead.set()
+        else:
+            self.ahead.clear()
+        try:
+            self.subscription.resize(prefetch)
+        except TransportError as error:
+            _log.debug("prefetch could not be changed, which those who receive will notice as well: %s", error)
 
 
 class Pump:
@@ -109,81 +124,99 @@ class Pump:
         self._concurrency = concurrency
         self._pulse = pulse or Health().pulse(spec.name)
         self._room = asyncio.Semaphore(concurrency)
-        self._slots: Sequence[_Slot] = ()
-        self._eager = False
         self._average = _QUICK
-        self._received = 0
         self._released = 0
         self._finished = 0
-        self._stopping = False
-        self._aborting = False
-        self._calm = asyncio.Event()
-        self._calm.set()
-        self._trouble: TransportError | None = None
-        self._news = asyncio.Event()
+        self._session: _Session | None = None
+        self._main: Task[None] | None = None
+        self._abandoned: set[Task[None]] = set()
 
     @property
     def in_flight(self) -> int:
         """How many messages are received and not settled yet."""
-        return sum(slot.lease is not None for slot in self._slots)
+        return self._session.in_flight if self._session is not None else 0
 
     async def run(self, stop: Stop) -> None:
         """Make the queue and its dead queue where they are missing, then work until `stop` says so.
 
         A broker that is away is waited for. Raise a `TransportError` that waiting does not mend, such as
-        `QueueMismatchError`. Cancelling it is the same as `stop.now()`: messages are given back before it ends.
+        `QueueMismatchError`. Cancelling it is the same as `stop.now()`, however often: messages are given back before it
+        ends, which takes some seconds at most.
         """
-        try:
-            if not await self._prepare(stop):
-                return
-            if self._events:
-                self._events.emit(PumpStarted(self.queue, self._concurrency))
-            while not stop.requested:
-                async with self._transport.subscribe(self.queue, prefetch=self._concurrency) as subscription:
-                    await self._consume(subscription, stop)
-            if self._events:
-                self._events.emit(PumpStopped(self.queue, self._finished, self._released))
-        finally:
-            self._pulse.end()
+        work = self._main = asyncio.create_task(self._run(stop))
+        cancelled: asyncio.CancelledError | None = None
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError as error:
+                cancelled = error
+                stop.now()
+        if cancelled is not None:
+            raise cancelled from (None if work.cancelled() else work.exception())
+        work.result()
 
     # Beginning and ending
 
-    async def _prepare(self, stop: Stop) -> bool:
-        """Declare the queues, however long the broker is away; False if told to stop before that."""
-        declaring = asyncio.create_task(self._until_declared())
-        stopped = asyncio.create_task(stop.wait())
+    async def _run(self, stop: Stop) -> None:
+        started = False
         try:
-            await asyncio.wait([declaring, stopped], return_when=asyncio.FIRST_COMPLETED)
-            if not declaring.done():
-                return False
-            declaring.result()
-            return True
+            while not stop.requested:
+                entered = await unless(stop, self._connect())
+                if entered is None:
+                    return
+                if not started:
+                    started = True
+                    if self._events:
+                        self._events.emit(PumpStarted(self.queue, self._concurrency))
+                context, subscription = entered
+                try:
+                    await self._consume(_Session(subscription, self._concurrency + _AHEAD), stop)
+                finally:
+                    await self._leave(context)
         finally:
-            await _cancel([declaring, stopped])
+            self._pulse.end()
+            if started and self._events:
+                self._events.emit(PumpStopped(self.queue, self._finished, self._released))
 
-    async def _until_declared(self) -> None:
+    async def _connect(self) -> tuple[AbstractAsyncContextManager[Subscription], Subscription]:
+        """Declare the queues and subscribe, however long the broker is away."""
         try:
             await self._declare()
-        except ConnectionLostError as error:
-            self._worry(error)
-            await self._recover(error)
+            entered = await self._subscribe()
+        except _AWAY as error:
+            self._pulse.lost(str(error))
+            entered = await self._recover(error, self._subscribe)
+        self._pulse.beat()
+        return entered
 
     async def _declare(self) -> None:
         await self._transport.declare(self._spec)
         if not is_dead_queue(self.queue):
-            await self._transport.declare(QueueSpec(name=dead_queue_name(self.queue)))
-        self._pulse.beat()
+            try:
+                await self._transport.declare(QueueSpec(name=dead_queue_name(self.queue)))
+            except QueueMismatchError:
+                _log.debug("the dead queue of %s has settings of its own, which is all right", self.queue)
 
-    async def _consume(self, subscription: Subscription, stop: Stop) -> None:
+    async def _subscribe(self) -> tuple[AbstractAsyncContextManager[Subscription], Subscription]:
+        context = self._transport.subscribe(self.queue, prefetch=self._concurrency)
+        return context, await context.__aenter__()
+
+    async def _leave(self, context: AbstractAsyncContextManager[Subscription]) -> None:
+        """End the subscription, which gives back what it holds. A broker that is away must not keep anybody from ending."""
+        try:
+            async with asyncio.timeout(_LAST_WORDS):
+                await context.__aexit__(None, None, None)
+        except (TimeoutError, TransportError) as error:
+            reason = str(error) or "no answer"
+            _log.warning("leases of queue %s could not be given back and will run out: %s", self.queue, reason)
+
+    async def _consume(self, session: _Session, stop: Stop) -> None:
         """Work until told to stop, or until the subscription turns out to be stuck while nothing is in flight."""
-        self._eager = False
-        self._slots = [_Slot() for _ in range(self._concurrency + _AHEAD)]
-        for slot in self._slots:
-            slot.task = asyncio.create_task(self._work(subscription, slot))
-        keeper = asyncio.create_task(self._keep_leases())
-        watch = asyncio.create_task(self._watch())
-        stopped = asyncio.create_task(stop.wait())
-        tasks = [keeper, watch, stopped, *(slot.task for slot in self._slots)]
+        self._session = session
+        for slot in session.slots:
+            slot.task = asyncio.create_task(self._work(session, slot))
+        beside = [self._keep_leases(session), self._watch(session), self._give_back_when_stalled(session), stop.wait()]
+        tasks = [*(asyncio.create_task(coroutine) for coroutine in beside), *session.tasks]
         ended: set[Task[None]] = set()
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -191,16 +224,21 @@ class Pump:
             stop.now()
             raise
         finally:
-            await self._wind_down(stop)
-            await _cancel(tasks)
+            try:
+                await self._wind_down(session, stop)
+            finally:
+                await self._end(tasks)
         for task in ended:
-            task.result()
+            if task.cancelled() and not stop.requested:
+                raise RuntimeError(f"a task of the pump of queue {self.queue!r} was cancelled from outside")
+            if not task.cancelled():
+                task.result()
 
-    async def _wind_down(self, stop: Stop) -> None:
+    async def _wind_down(self, session: _Session, stop: Stop) -> None:
         """Let what is in flight finish while the grace period lasts, and have the rest given back."""
-        self._stopping = True
+        session.stopping = True
         busy = []
-        for slot in self._slots:
+        for slot in session.slots:
             if slot.lease is None:
                 slot.task.cancel()
             elif not slot.task.done():
@@ -208,12 +246,9 @@ class Pump:
         if stop.requested and self._events:
             self._events.emit(PumpStopping(self.queue, len(busy)))
         if busy and stop.requested:
-            forced = asyncio.create_task(stop.wait_forced())
-            finished = asyncio.create_task(_all_done(busy))
-            await asyncio.wait([forced, finished], return_when=asyncio.FIRST_COMPLETED)
-            await _cancel([forced, finished])
-        self._aborting = True
-        for slot in self._slots:
+            await within_grace(busy, stop)
+        session.aborting = True
+        for slot in session.slots:
             if slot.handling:
                 slot.task.cancel()
         if busy:
@@ -222,140 +257,155 @@ class Pump:
                 _log.warning(
                     "%d messages of queue %s could not be given back and will come again", len(late), self.queue
                 )
-        self._stopping = self._aborting = False
+
+    async def _end(self, tasks: Sequence[Task[None]]) -> None:
+        """Cancel what is left. A handler that refuses to end keeps its place among the `concurrency`, but nobody waiting."""
+        left = await cancel(tasks)
+        for task in left:
+            self._abandoned.add(task)
+            task.add_done_callback(self._abandoned.discard)
+            task.add_done_callback(report)
 
     # One message after the other
 
-    async def _work(self, subscription: Subscription, slot: _Slot) -> None:
+    async def _work(self, session: _Session, slot: _Slot) -> None:
         settle = self._settlement.settle
-        while not self._stopping:
+        while not session.stopping:
             async with self._room:
-                lease = slot.lease = await self._receive(subscription)
+                lease = slot.lease = await self._receive(session)
                 started = time.perf_counter()
                 slot.handling = True
-                outcome = await self._handle(lease)
+                outcome = await self._handle(session, lease)
                 slot.handling = False
                 seconds = time.perf_counter() - started
-            self._adapt(subscription, seconds)
+            self._adapt(session, seconds)
             settled = await settle(lease, outcome, seconds)
             slot.lease = None
-            self._count(settled)
+            self._count(session, settled)
 
-    def _count(self, settled: Outcome | None) -> None:
+    def _count(self, session: _Session, settled: Outcome | None) -> None:
         if isinstance(settled, Release):
             self._released += 1
-        elif self._stopping:
+        elif session.stopping and settled is not None:
             self._finished += 1
 
-    async def _receive(self, subscription: Subscription) -> Lease:
+    async def _receive(self, session: _Session) -> Lease:
         """The next lease. Safe to cancel, as `Subscription.receive` is."""
         while True:
-            if not self._calm.is_set():
-                await self._calm.wait()
+            if session.trouble is not None:
+                await session.calm.wait()
             try:
-                lease = await subscription.receive()
-            except (ConnectionLostError, QueueNotFoundError) as error:
-                self._worry(error)
+                lease = await session.subscription.receive()
+            except _AWAY as error:
+                self._worry(session, error)
             else:
-                self._received += 1
-                self._pulse.beat()
-                if self._trouble is not None:
-                    self._news.set()
+                session.received += 1
+                if session.trouble is None:
+                    self._pulse.beat()
+                else:
+                    session.news.set()
                 return lease
 
-    async def _handle(self, lease: Lease) -> Outcome:
+    async def _handle(self, session: _Session, lease: Lease) -> Outcome:
         attempt = lease.attempt
         if attempt > self._settlement.retry.max_attempts:
             return Dead(_crash(attempt - 1))
         if self._events:
             self._events.emit(MessageStarted(self.queue, lease.message.id, attempt))
         try:
-            return await self._handler(lease.message, attempt)
+            outcome = await self._handler(lease.message, attempt)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if self._aborting and task is not None:
-                task.uncancel()
-                return Release()
-            return Retry(Failure.from_exception(error, code=PROCESSING_ERROR))
-        except Exception as error:  # a fault of ours: the message must not suffer from it more than from a user's
+            # Cancelled by us, or by whoever ends the whole program; else it is an error like any other, which leaked out
+            # of something that the handler waited for.
+            ours = session.aborting or (self._main is not None and self._main.cancelling())
+            outcome = Release() if ours else Retry(Failure.from_exception(error, code=PROCESSING_ERROR))
+            uncancel()
+        except (Exception, SystemExit) as error:  # a fault of ours: no worse for the message than one of the user's
             _log.exception("a handler of queue %s failed outside of the user's code", self.queue)
-            return Retry(Failure.from_exception(error, code=PROCESSING_ERROR))
+            outcome = Retry(Failure.from_exception(error, code=PROCESSING_ERROR))
+        if session.aborting:
+            uncancel()  # the handler may have swallowed it; settling is not what was meant to be cancelled
+        return outcome
 
-    def _adapt(self, subscription: Subscription, seconds: float) -> None:
+    def _adapt(self, session: _Session, seconds: float) -> None:
         """Fetch ahead of quick handlers, whose messages would else wait for one commit each, and not of slow ones."""
         self._average += (seconds - self._average) / 16
-        if self._eager:
+        if session.ahead.is_set():
             if self._average > _SLOW:
-                self._eager = False
-                subscription.resize(self._concurrency)
+                session.fetch(self._concurrency, ahead=False)
         elif self._average < _QUICK:
-            self._eager = True
-            subscription.resize(self._concurrency + _AHEAD)
+            session.fetch(self._concurrency + _AHEAD, ahead=True)
 
     # What goes on beside the messages
 
-    async def _keep_leases(self) -> None:
+    async def _keep_leases(self, session: _Session) -> None:
         """Extend what is held at a third of the lease, outside of users' code."""
         pause = self._spec.lease / 3
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + pause
+            before = session.in_flight
             await asyncio.sleep(pause)
-            held = [slot.lease for slot in self._slots if slot.lease is not None]
             late = loop.time() - due
-            if held and late > self._spec.lease / 3 and self._events:
+            if (before or session.in_flight) and late > self._spec.lease / 3 and self._events:
                 self._events.emit(LoopBlocked(self.queue, late))
-            results = await asyncio.gather(*(lease.extend(self._spec.lease) for lease in held), return_exceptions=True)
-            failed = [result for result in results if isinstance(result, ConnectionLostError)]
-            pause = self._spec.lease / (9 if failed else 3)
-            if held and not failed:
+            held = [slot.lease for slot in session.slots if slot.lease is not None]
+            extended = await self._extend(held)
+            pause = self._spec.lease / (3 if extended else 9)
+            if held and extended and session.trouble is None:
                 self._pulse.beat()
-            for result in results:
-                # What is being settled, or ran out, is noticed by the one who settles it.
-                if isinstance(result, BaseException) and not isinstance(result, ConnectionLostError | LeaseLostError):
-                    raise result
 
-    async def _watch(self) -> None:
+    async def _extend(self, held: Sequence[Lease]) -> bool:
+        """Extend all, and wait no longer than can be made up for; whether there was an answer for each."""
+        seconds = self._spec.lease
+        try:
+            async with asyncio.timeout(seconds / 6):
+                results = await asyncio.gather(*(lease.extend(seconds) for lease in held), return_exceptions=True)
+        except TimeoutError:
+            return False
+        for result in results:
+            # What is being settled, or ran out, is noticed by the one who settles it.
+            if isinstance(result, BaseException) and not isinstance(result, (*_AWAY, LeaseLostError)):
+                raise result
+        return not any(isinstance(result, ConnectionLostError) for result in results)
+
+    async def _watch(self, session: _Session) -> None:
         """Sit out trouble, and look after a loop that gets nothing; return when its subscription seems to be stuck."""
         suspicious = 0
         while suspicious < 2:
-            received = self._received
-            self._news.clear()
-            if self._trouble is None:
-                try:
-                    async with asyncio.timeout(_TICK):
-                        await self._news.wait()
-                except TimeoutError:
-                    pass
-            if self._trouble is not None:
-                await self._recover(self._trouble)
-            elif self._received != received or self.in_flight or self._stopping:
-                suspicious = 0
-                await self._probe()
-            else:
-                waiting = await self._probe()
-                suspicious = suspicious + 1 if waiting and self._received == received else 0
+            received = session.received
+            if session.trouble is None:
+                await happens(session.news, _TICK)
+            if session.trouble is not None:
+                await self._recover(session.trouble, lambda: self._stays_calm(session))
+                session.trouble = None
+                self._pulse.beat()
+            waiting = await self._probe(session)
+            idle = session.received == received and not session.in_flight
+            suspicious = suspicious + 1 if waiting and idle else 0
         _log.info("queue %s has messages but none arrived: subscribing anew", self.queue)
 
-    async def _probe(self) -> bool:
+    async def _probe(self, session: _Session) -> bool:
         """Make a round trip; whether there are messages that somebody should be given."""
+        session.news.clear()
         try:
             depth = await self._transport.depth(self.queue)
-        except (ConnectionLostError, QueueNotFoundError) as error:
-            self._worry(error)
+        except _AWAY as error:
+            self._worry(session, error)
             return False
-        self._pulse.beat()
+        if session.trouble is None:
+            self._pulse.beat()
         return bool(depth.ready) and not self._spec.fifo
 
-    def _worry(self, error: TransportError) -> None:
+    def _worry(self, session: _Session, error: TransportError) -> None:
         """Let nobody receive until `_watch` has made sure that the broker and the queue are there."""
-        self._calm.clear()
-        self._trouble = error
+        session.calm.clear()
+        session.trouble = error
+        session.news.set()
         self._pulse.lost(str(error))
-        self._news.set()
 
-    async def _recover(self, error: TransportError) -> None:
-        """Ask again with growing pauses; the trouble is over when a message came or nothing happened for a while."""
+    async def _recover(self, error: TransportError, mend: Callable[[], Awaitable[Result | None]]) -> Result:
+        """Ask again with growing pauses until the queues are declared and `mend` brings a result."""
         lost = time.monotonic()
         if self._events:
             self._events.emit(BrokerLost(self.queue, str(error)))
@@ -365,24 +415,31 @@ class Pump:
             await asyncio.sleep(_BACK_OFF.backoff(tries) * random.uniform(0.5, 1.0))
             try:
                 await self._declare()
-            except ConnectionLostError as again:
+                mended = await mend()
+            except _AWAY as again:
                 self._pulse.lost(str(again))
                 continue
-            self._news.clear()
-            self._calm.set()
-            if not self._slots or await self._stays_calm():
+            if mended is not None:
                 break
-        self._trouble = None
         if self._events:
             self._events.emit(BrokerBack(self.queue, time.monotonic() - lost))
+        return mended
 
-    async def _stays_calm(self) -> bool:
-        try:
-            async with asyncio.timeout(_CALM):
-                await self._news.wait()
-        except TimeoutError:
-            return True
-        return self._calm.is_set()
+    async def _stays_calm(self, session: _Session) -> bool | None:
+        """Let receive again; True when a message came or nothing happened for a while, None when there was trouble."""
+        session.news.clear()
+        session.calm.set()
+        await happens(session.news, _CALM)
+        return session.calm.is_set() or None
+
+    async def _give_back_when_stalled(self, session: _Session) -> None:
+        """End fetching ahead when nothing is taken of it any more, as the handlers that run now are slow."""
+        while True:
+            await session.ahead.wait()
+            received = session.received
+            await asyncio.sleep(_STALL)
+            if session.received == received and session.in_flight and session.ahead.is_set():
+                session.fetch(self._concurrency, ahead=False)
 
 
 def _crash(attempts: int) -> Failure:
@@ -392,14 +449,3 @@ def _crash(attempts: int) -> Failure:
         f"{attempts} attempts began and none was settled: the worker died, was frozen, or lost its lease each time",
         final=True,
     )
-
-
-async def _all_done(tasks: Sequence[Task[None]]) -> None:
-    await asyncio.wait(tasks)
-
-
-async def _cancel(tasks: Sequence[Task[None]]) -> None:
-    """Cancel tasks and wait for their end, but not for ever: users' code may refuse to be cancelled."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks, timeout=1.0)

@@ -1,12 +1,14 @@
 """Turns the outcome of an attempt into one call on its lease: the only place where a lease ends.
 
 Outputs go out with the acknowledgement. What the transport cannot do now is tried again for as long as the lease is held;
-what it will never do (a queue that is not there, a body over the limit) becomes a failure of the attempt.
+what it will never do (a queue that is not there, a body over the limit) becomes a failure of the attempt, and where it
+refuses that too, the lease is left to run out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 
@@ -14,14 +16,16 @@ import msgspec
 
 from oncue.core.errors import (
     ConnectionLostError,
+    InvalidValueError,
     LeaseLostError,
     MessageTooLargeError,
+    OnCueError,
+    QueueMismatchError,
     QueueNotFoundError,
     TransportClosedError,
-    TransportError,
 )
 from oncue.core.failure import ROUTING_ERROR, Failure
-from oncue.core.message import Message, Send
+from oncue.core.message import LONGEST_DELAY, Message, Send
 from oncue.core.outcome import Dead, Done, Outcome, Release, Retry
 from oncue.core.retry import RetryPolicy
 from oncue.dead import dead_letter, dead_queue_name
@@ -36,6 +40,8 @@ from oncue.events import (
     SettleFailed,
 )
 from oncue.transports.base import Lease, QueueSpec, Transport
+
+_log = logging.getLogger("oncue.settle")
 
 OnDead = Callable[[Message, Failure], Sequence[Send]]
 """What else goes out, in the same settle, when a message goes to the dead letters (an error envelope, a reply)."""
@@ -62,37 +68,40 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(outcome, Retry):
             return outcome
         decided = self.retry.decide(attempt, outcome.failure)
-        if isinstance(decided, Retry) and outcome.delay is not None:
-            return outcome
-        return decided
+        if isinstance(decided, Dead):
+            return decided
+        delay = outcome.delay if outcome.delay is not None else decided.delay
+        return Retry(outcome.failure, min(delay or 0.0, LONGEST_DELAY))
 
     async def settle(self, lease: Lease, outcome: Outcome, seconds: float) -> Outcome | None:
         """End `lease` as `outcome` says; return what it was in the end, or None when the lease was lost.
 
         `seconds` is how long the handler took, for the events. While the transport cannot be reached it is asked again,
         until the lease is lost or the transport is closed. Cancelling it leaves the lease to run out, so callers let it
-        finish. Never raises a `TransportError`.
+        finish. Raises nothing: what the transport refuses whatever is asked is left to run out as well.
         """
-        outcome = self.decide(outcome, lease.attempt)
+        decided: Outcome | None = self.decide(outcome, lease.attempt)
         tries = 0
-        while True:
+        while decided is not None:
             try:
-                await self._apply(lease, outcome)
+                await self._apply(lease, decided)
             except (LeaseLostError, TransportClosedError):
-                self._tell(LeaseLost(self.queue, lease.message.id, lease.attempt, seconds))
-                return None
+                break
             except ConnectionLostError as error:
                 self._tell(SettleFailed(self.queue, lease.message.id, str(error)))
                 tries += 1
                 await asyncio.sleep(_RETRY_UNREACHABLE.backoff(tries) * random.uniform(0.5, 1.0))
-            except TransportError as error:
+            except Exception as error:
+                if not isinstance(error, OnCueError):
+                    _log.exception("a message of queue %s could not be settled", self.queue)
                 self._tell(SettleFailed(self.queue, lease.message.id, str(error)))
-                outcome = self._instead(outcome, lease.attempt, error)
+                decided = self._instead(decided, lease.attempt, error)
             else:
-                break
-        if self.events:
-            self.events.emit(_event(self.queue, lease, outcome, seconds))
-        return outcome
+                if self.events:
+                    self.events.emit(_event(self.queue, lease, decided, seconds))
+                return decided
+        self._tell(LeaseLost(self.queue, lease.message.id, lease.attempt, seconds))
+        return None
 
     async def _apply(self, lease: Lease, outcome: Outcome) -> None:
         match outcome:
@@ -119,21 +128,38 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
         """Move the message to the dead letters; what else goes out must not keep it from getting there."""
         letter = dead_letter(self.queue, lease.message, failure, lease.attempt)
         try:
-            await lease.ack(letter, *self.on_dead(lease.message, failure))
+            await lease.ack(letter, *self._also(lease.message, failure))
             return
-        except (QueueNotFoundError, MessageTooLargeError) as error:
+        except (QueueNotFoundError, MessageTooLargeError, InvalidValueError) as error:
             self._tell(SettleFailed(self.queue, lease.message.id, str(error)))
-        await self.transport.declare(QueueSpec(name=dead_queue_name(self.queue)))
+        try:
+            await self.transport.declare(QueueSpec(name=dead_queue_name(self.queue)))
+        except QueueMismatchError:
+            _log.debug("the dead queue of %s is there, with settings of its own", self.queue)
         await lease.ack(letter)
 
-    def _instead(self, outcome: Outcome, attempt: int, error: TransportError) -> Outcome:
-        """What to do when the transport refuses `outcome` for good."""
+    def _also(self, message: Message, failure: Failure) -> Sequence[Send]:
+        try:
+            return self.on_dead(message, failure)
+        except Exception:  # a fault of ours, which must not keep the message from its dead letters
+            _log.exception("what else goes out with a dead letter of queue %s could not be made", self.queue)
+            return ()
+
+    def _instead(self, outcome: Outcome, attempt: int, error: Exception) -> Outcome | None:
+        """What to do when the transport refuses `outcome` for good; None when there is nothing left to try."""
         failure = Failure(
-            ROUTING_ERROR, type(error).__name__, str(error), final=isinstance(error, MessageTooLargeError)
+            ROUTING_ERROR,
+            type(error).__name__,
+            str(error),
+            final=isinstance(error, MessageTooLargeError | InvalidValueError),
         )
-        if isinstance(outcome, Done):
-            return self.decide(Retry(failure), attempt)
-        return Retry(failure, _RETRY_UNREACHABLE.cap)
+        match outcome:
+            case Done():
+                return self.decide(Retry(failure), attempt)
+            case Dead():
+                return Retry(failure, _RETRY_UNREACHABLE.cap)
+            case _:
+                return None
 
     def _tell(self, event: Event) -> None:
         if self.events:
