@@ -381,3 +381,43 @@ def test_whatever_happens_the_message_is_in_exactly_one_place(
 def test_a_letter_that_was_foreign_is_buried_like_any_other() -> None:
     again = dead_letter("q", dead_letter("q", MESSAGE, FAILURE, 1).message, FAILURE, 2)
     assert DeadLetter.parse("q-dlq", again.message).original == MESSAGE
+
+
+@pytest.mark.parametrize("outcome", [Done((out("b"),)), Retry(FAILURE), Dead(FAILURE), Release()])
+def test_a_transport_that_refuses_everything_is_asked_a_few_times_and_then_the_lease_runs_out(outcome: Outcome) -> None:
+    async def scenario() -> None:
+        world = await new_world()
+        world.transport.settling.add(AccessDeniedError("no"), 100)
+        async with world.lease() as lease:
+            assert await world.settlement.settle(lease, outcome, 0.5) is None
+            assert world.transport.settling.asked < 5
+        assert world.heard[-1] == LeaseLost("q", "a", 1, 0.5)
+        assert (await world.ids("q"), await world.ids("q-dlq"), await world.ids("next")) == (["a"], [], [])
+
+    run_in_virtual_time(scenario())
+
+
+@in_virtual_time
+async def test_a_dead_queue_with_settings_of_its_own_takes_the_message_though_what_else_goes_out_cannot() -> None:
+    world = await new_world("next", on_dead=lambda message, failure: [out("b", "gone")])
+    await world.inner.declare(QueueSpec(name="q-dlq", lease=7.0))
+    assert await world.settle(Dead(FAILURE)) == Dead(FAILURE)
+    assert (await world.ids("q"), await world.ids("q-dlq")) == ([], ["a"])
+
+
+@in_virtual_time
+async def test_a_send_that_no_transport_takes_is_dead_at_once() -> None:
+    world = await new_world()
+    assert isinstance(await world.settle(Done((msgspec.structs.replace(out("b"), delay=1e12),))), Dead)
+    assert (await world.letter()).type == "InvalidValueError"
+    assert (await world.ids("q"), await world.ids("next")) == ([], [])
+
+
+@in_virtual_time
+async def test_a_fault_in_what_else_goes_out_does_not_keep_a_message_from_the_dead_letters() -> None:
+    def broken(message: Message, failure: Failure) -> Sequence[Send]:
+        raise RuntimeError("a fault of ours")
+
+    world = await new_world(on_dead=broken)
+    assert await world.settle(Dead(FAILURE)) == Dead(FAILURE)
+    assert (await world.ids("q"), await world.ids("q-dlq")) == ([], ["a"])
