@@ -22,6 +22,8 @@
     ├── InvalidPayloadError          a payload of another type than the handler declares, with the path of the bad field
     ├── InvalidResultError           a handler's result that cannot be written as JSON
     ├── UnknownActorError            the app has no actor of this name
+    ├── RetryRequestedError          raised by `Context.retry`: the handler asks for another attempt
+    ├── GiveUpError                  raised by `Context.dead`: the handler says that no further attempt makes sense
     └── CallError                    a call that brought no result
         ├── ActorFailedError         the route ended in a failure, which is attached
         └── CallTimeoutError         no result in time; the work itself may still go on
@@ -171,6 +173,20 @@ class InvalidResultError(OnCueError):
 
 class UnknownActorError(OnCueError):
     """The app has no actor of this name."""
+
+
+class RetryRequestedError(OnCueError):
+    """The handler asks for another attempt, after `retry_after` seconds when it is not None."""
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason or "the handler asked for another attempt")
+        self.retry_after = retry_after
+
+
+class GiveUpError(OnCueError):
+    """The handler says that no further attempt makes sense: the message goes to the dead letters."""
+
+    dead = True
 
 
 class CallError(OnCueError):

@@ -1,0 +1,150 @@
+"""The end of a route: word to whoever waits for it, and the built-in end actors that keep results in a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Raw
+
+from oncue.core.envelope import Envelope, decode_envelope
+from oncue.core.errors import InvalidEnvelopeError, InvalidValueError, TransportClosedError, TransportError
+from oncue.core.failure import PARSING_ERROR, PROCESSING_ERROR, Failure
+from oncue.core.message import Message, Send, check_queue_name
+from oncue.core.outcome import Dead, Done, Outcome, Release, Retry
+from oncue.core.retry import RetryPolicy
+from oncue.core.times import parse_timestamp
+from oncue.dead import SENT_AT
+from oncue.outgoing import FAILED, REPLY_TO, message_of
+
+if TYPE_CHECKING:
+    from oncue.results import Result, ResultStore, Status
+
+KEEP_TRYING = RetryPolicy(max_attempts=2**31, base=1.0, factor=2.0, cap=60.0)
+"""A result waits in its queue for as long as the store is away: it is work that was done, and the only word of it."""
+
+_LONGEST_TRACEBACK = 8192
+
+
+class Ends(msgspec.Struct, frozen=True):
+    """Where the ends of routes go: to the queues of the end actors, each empty when results are not kept, and to the queue
+    that the envelope itself names."""
+
+    happy: str = ""
+    error: str = ""
+
+    def reached(self, envelopes: Sequence[Envelope], message: Message) -> tuple[Sequence[Send], tuple[Send, ...]]:
+        """What goes out when `message` has led to the end of its route: what must arrive, and what may find nobody."""
+        waiting = _reply_queue(envelopes[0].headers)
+        if not self.happy and not waiting:
+            return (), ()
+        messages = [message_of(envelope, message.key) for envelope in envelopes]
+        kept = [Send(self.happy, each) for each in messages] if self.happy else ()
+        return kept, tuple([Send(waiting, each) for each in messages]) if waiting else ()
+
+    def failed(self, envelope: Envelope, failure: Failure, message: Message, longest: int | None) -> Sequence[Send]:
+        """What goes out, in the form of Asya's error envelope, when `message` is given up."""
+        sends = []
+        if self.error:
+            told = message_of(envelope.next(_error(failure, envelope.payload), route=envelope.route), message.key)
+            if longest is not None and len(told.body) > longest:
+                told = message_of(envelope.next(_error(failure, None), route=envelope.route), message.key)
+            sends.append(Send(self.error, told))
+        waiting = _reply_queue(envelope.headers)
+        if waiting:
+            answer = envelope.next(_error(failure, None), route=envelope.route).with_headers({FAILED: failure.code})
+            sends.append(Send(waiting, message_of(answer)))
+        return sends
+
+
+NOWHERE = Ends()
+
+
+class KeepResult:
+    """The `Handler` of an end actor: writes what arrives into a store, as the status `succeeded` or `failed`."""
+
+    def __init__(self, store: ResultStore, status: Status) -> None:
+        self._store = store
+        self._status: Status = status
+
+    async def __call__(self, message: Message, _attempt: int) -> Outcome:
+        try:
+            result = self._result(message)
+        except InvalidEnvelopeError as error:
+            return Dead(Failure(PARSING_ERROR, type(error).__name__, str(error), final=True))
+        try:
+            await self._store.put(result)
+        except TransportClosedError:
+            return Release()
+        except TransportError as error:
+            return Retry(Failure.from_exception(error, code=PROCESSING_ERROR))
+        return Done()
+
+    def _result(self, message: Message) -> Result:
+        from oncue.results import Result
+
+        envelope = decode_envelope(message.body)
+        return Result(
+            id=envelope.id,
+            status=self._status,
+            actor=_last_actor(envelope),
+            # Not the time of writing: of two attempts to write one result the second must not count as a later result.
+            finished_at=parse_timestamp(message.headers.get(SENT_AT)) or datetime.now(UTC),
+            envelope=message.body,
+            parent_id=envelope.parent_id,
+            failure=None if self._status == "succeeded" else read_failure(envelope.payload),
+        )
+
+
+class _Details(msgspec.Struct, omit_defaults=True):
+    message: str = ""
+    type: str = ""
+    traceback: str = ""
+
+
+class _ErrorPayload(msgspec.Struct, omit_defaults=True):
+    """The payload of Asya's error envelope."""
+
+    error: str
+    details: _Details = msgspec.field(default_factory=_Details)
+    original_payload: Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_error = msgspec.json.Decoder(_ErrorPayload).decode
+
+
+def _error(failure: Failure, original: Raw | None) -> Raw:
+    details = _Details(_plain(failure.message), failure.type, _plain(failure.traceback[-_LONGEST_TRACEBACK:]))
+    return Raw(_encode(_ErrorPayload(failure.code, details, msgspec.UNSET if original is None else original)))
+
+
+def _plain(text: str) -> str:
+    """`text` without what cannot be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def read_failure(payload: Raw) -> Failure:
+    """The failure that an error envelope tells of; whatever the payload is, a failure of some kind."""
+    try:
+        found = _decode_error(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Failure(PROCESSING_ERROR, "UnknownError", "the error envelope does not say what went wrong")
+    return Failure(found.error, found.details.type or found.error, found.details.message, found.details.traceback)
+
+
+def _reply_queue(headers: Mapping[str, Any]) -> str:
+    name = headers.get(REPLY_TO)
+    if not isinstance(name, str):
+        return ""
+    try:
+        return check_queue_name(name)
+    except InvalidValueError:
+        return ""  # nobody can wait there, and the work itself is not to blame
+
+
+def _last_actor(envelope: Envelope) -> str:
+    route = envelope.route
+    return route.actor or (route.actors[-1] if route.actors else "")
