@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,13 +69,13 @@ def test_no_payload_is_written_unless_asked() -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_no_secret_is_written(form: str) -> None:
-    fields = {"error": "cannot reach redis://u:hunter2@h"}
+    fields = {"error": "cannot reach redis://u:hunter2@h", "api_key": "hunter2", "headers": {"password": "hunter2"}}
     assert "hunter2" not in logged("using amqp://u:hunter2@h", fields=fields, log_format=form)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_text_with_line_breaks_or_control_codes_stays_one_harmless_line(form: str) -> None:
-    line = logged("a\nb\x1b[2J\x85", fields={"x": "c\r\nd\u2028e"}, log_format=form)
+    line = logged("a\nb\x1b[2J\x85", fields={"x": "c\r\nd\u2028e", "y\n\x1b": 1}, log_format=form)
     assert len(line.splitlines()) == 1
     assert "\x1b" not in line
 
@@ -111,3 +112,10 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_work(capsys: pytest.Capt
     logging.getLogger("oncue.test").info("lost")
     assert capsys.readouterr().err == ""
     assert not sys.is_finalizing()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_very_long_text_is_written_without_holding_up_the_work(form: str) -> None:
+    started = time.process_time()
+    assert len(logged("a" * 200_000, fields={"error": "b:" + "c" * 200_000}, log_format=form)) > 400_000
+    assert time.process_time() - started < 5.0

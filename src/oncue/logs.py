@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from oncue.core.redact import redact, redact_urls
+from oncue.core.redact import HIDDEN, is_secret_name, redact, redact_urls
 from oncue.core.settings import Settings
 from oncue.core.times import timestamp
 
@@ -89,7 +89,7 @@ class TextLines(logging.Formatter):
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
         level = self._paint(_COLOURS.get(record.levelname, ""), f"{record.levelname:<7}")
         message = redact(record.getMessage()).translate(_IN_LINE)
-        fields = " ".join(f"{name}={_word(value)}" for name, value in _fields(record, self._payloads))
+        fields = " ".join(f"{_word(name)}={_word(value)}" for name, value in _fields(record, self._payloads))
         line = f"{self._paint(_DIM, time)} {level} {message}" + (f"  {self._paint(_DIM, fields)}" if fields else "")
         if trace := _traceback(self, record):
             line += "\n" + redact_urls(trace).translate(_IN_BLOCK)
@@ -118,6 +118,8 @@ def _fields(record: logging.LogRecord, payloads: bool) -> list[tuple[str, Any]]:
 def _value(name: str, value: object, payloads: bool) -> Any:
     if name in PAYLOAD_FIELDS and not payloads:
         return f"<{len(value)} bytes>" if isinstance(value, bytes | bytearray) else "<not shown>"
+    if is_secret_name(name):
+        return HIDDEN
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
