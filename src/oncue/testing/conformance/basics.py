@@ -231,9 +231,14 @@ class Basics(TransportCases):
             names.append(self.name("long-").ljust(127, "-") + end)
             self._declared.append(names[-1])
             await transport.declare(QueueSpec(name=names[-1]))
-        await transport.send(*(Send(name, message(name)) for name in names))
-        contents = await asyncio.gather(*(self.contents(transport, name, 1) for name in names))
-        assert contents == [[name.encode()] for name in names]
+        for _ in range(2):
+            await transport.send(*(Send(name, message(name)) for name in names))
+        for name in (*reversed(names), *names):
+            async with transport.subscribe(name, prefetch=1) as subscription:
+                lease = await self.receive(subscription)
+                assert lease.message.body == name.encode()
+                await lease.ack()
+        assert await asyncio.gather(*(self.contents(transport, name, 0) for name in names)) == [[]] * len(names)
 
     @case("T8")
     async def test_a_name_that_is_not_allowed_is_refused(self) -> None:

@@ -64,10 +64,11 @@ class Delays(TransportCases):
     async def test_a_delayed_message_needs_no_consumer_to_come_due(self) -> None:
         """T19: one that was due before its consumer came is there at once."""
         transport = await self.connect()
-        need_delay(transport, self.quiet)
+        delay = self.quiet + self.tolerance
+        need_delay(transport, delay)
         queue = await self.declare(transport)
-        await transport.send(Send(queue, message("later"), self.quiet))
-        await asyncio.sleep(self.quiet + self.tolerance)
+        await transport.send(Send(queue, message("later"), delay))
+        await asyncio.sleep(delay + self.tolerance)
         async with transport.subscribe(queue, prefetch=1) as subscription:
             await (await self.receive(subscription, within=self.tolerance)).ack()
 

@@ -11,6 +11,7 @@ import re
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import msgspec
 
@@ -52,7 +53,7 @@ _BREATH = 32
 class MemoryStore:
     """Queues and their event loop. Connections of one store share them; they outlive the connections."""
 
-    queue_type = MemoryQueue
+    queue_type: ClassVar[type[MemoryQueue]] = MemoryQueue
 
     def __init__(self) -> None:
         self.loop: AbstractEventLoop = asyncio.get_running_loop()
@@ -129,6 +130,8 @@ class MemoryStore:
 class MemoryTransport:
     """A connection to a `MemoryStore`."""
 
+    subscription_type: ClassVar[type[MemorySubscription]] = MemorySubscription
+
     def __init__(self, store: MemoryStore, features: Features = FEATURES) -> None:
         self.features = features
         self.store = store
@@ -169,7 +172,7 @@ class MemoryTransport:
 
     @asynccontextmanager
     async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator[MemorySubscription]:
-        subscription = MemorySubscription(self, queue, prefetch)
+        subscription = self.subscription_type(self, queue, prefetch)
         self._subscriptions.add(subscription)
         try:
             yield subscription

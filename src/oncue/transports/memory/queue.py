@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 from heapq import heappop, heappush
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from oncue.core.errors import QueueNotFoundError
 from oncue.core.message import Message
@@ -50,6 +50,8 @@ class Entry:
 
 class MemoryQueue:
     """One queue. In a fifo queue only the first message of each key is on offer; the others stand behind it in its lane."""
+
+    lease_type: ClassVar[type[MemoryLease]] = MemoryLease
 
     def __init__(self, store: MemoryStore, spec: QueueSpec) -> None:
         self.store = store
@@ -93,7 +95,7 @@ class MemoryQueue:
             return None
         entry.state = State.LEASED
         entry.claims += 1
-        lease = MemoryLease(self, subscription, entry, suspect=entry.lapses >= SUSPECT)
+        lease = self.lease_type(self, subscription, entry, suspect=entry.lapses >= SUSPECT)
         entry.lease = lease
         subscription.take(lease)
         self.prolong(lease, self.spec.lease)
