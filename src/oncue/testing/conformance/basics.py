@@ -145,16 +145,12 @@ class Basics(TransportCases):
                     if len(seen) == len(wanted):
                         complete.set()
 
-        consumers = [asyncio.create_task(consume(connections[index % 2])) for index in range(4)]
-        for start in range(0, 200, 20):
-            await connections[start // 20 % 2].send(*sends(queue, wanted[start : start + 20]))
-        async with asyncio.timeout(self.soon):
-            await complete.wait()
-        await asyncio.wait(consumers, timeout=self.quiet)
-        for consumer in consumers:
-            consumer.cancel()
-        results = await asyncio.gather(*consumers, return_exceptions=True)
-        assert [result for result in results if not isinstance(result, asyncio.CancelledError)] == []
+        async with self.running(*(consume(connections[index % 2]) for index in range(4))):
+            for start in range(0, 200, 20):
+                await connections[start // 20 % 2].send(*sends(queue, wanted[start : start + 20]))
+            async with asyncio.timeout(self.soon):
+                await complete.wait()
+            await asyncio.sleep(self.quiet)
         assert seen == Counter(wanted)
 
     @case("T6")

@@ -139,15 +139,11 @@ class Flow(TransportCases):
                     for _ in range(_EACH):
                         await settle(await subscription.receive())
 
-        consumers = [asyncio.create_task(consume(connections[index % 2])) for index in range(4)]
-        for start in range(0, len(wanted), 50):
-            await connections[0].send(*sends(queue, wanted[start : start + 50]))
-        async with asyncio.timeout(3 * self.soon):
-            await complete.wait()
-        await asyncio.wait(consumers, timeout=self.quiet)
-        for consumer in consumers:
-            consumer.cancel()
-        results = await asyncio.gather(*consumers, return_exceptions=True)
-        assert [result for result in results if not isinstance(result, asyncio.CancelledError)] == []
+        async with self.running(*(consume(connections[index % 2]) for index in range(4))):
+            for start in range(0, len(wanted), 50):
+                await connections[0].send(*sends(queue, wanted[start : start + 50]))
+            async with asyncio.timeout(3 * self.soon):
+                await complete.wait()
+            await asyncio.sleep(self.quiet)
         assert finished == Counter(wanted)
         await self.assert_depth(connections[1], queue, ready=0, leased=0, delayed=0)

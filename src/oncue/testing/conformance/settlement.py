@@ -256,12 +256,9 @@ class Settlement(TransportCases):
                     if sum(map(len, finished.values())) == 100:
                         complete.set()
 
-        consumers = [asyncio.create_task(consume(connections[index % 2])) for index in range(4)]
-        async with asyncio.timeout(self.soon):
-            await complete.wait()
-        for consumer in consumers:
-            consumer.cancel()
-        await asyncio.gather(*consumers, return_exceptions=True)
+        async with self.running(*(consume(connections[index % 2]) for index in range(4))):
+            async with asyncio.timeout(self.soon):
+                await complete.wait()
         assert finished == {f"k{key}": list(range(key, 100, 5)) for key in range(5)}
 
     @case("T42")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -190,6 +191,19 @@ class TransportCases:
         """Take `count` messages, at once if they are there, and let their leases run out, as a consumer does that dies."""
         await self.receive_all(subscription, count)
         await asyncio.sleep(self.lease + self.tolerance)
+
+    @asynccontextmanager
+    async def running(self, *consumers: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        """Run `consumers` for as long as the block does, and cancel them at its end; fail if one of them failed."""
+        tasks = [asyncio.create_task(consumer) for consumer in consumers]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        failed = [error for error in results if not isinstance(error, asyncio.CancelledError | None)]
+        assert not failed, f"a consumer failed: {failed[0]!r}"
 
     async def assert_depth(self, transport: Transport, queue: str, **expected: int) -> None:
         """Compare what the transport says that it can tell exactly; what it cannot has to be None."""
