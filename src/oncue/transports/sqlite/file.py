@@ -103,12 +103,12 @@ def place_of(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection to a file that is there; its errors are SQLite's own."""
+def connect(path: Path, busy: float = BUSY) -> sqlite3.Connection:
+    """A connection to a file that is there, which waits `busy` seconds for others; its errors are SQLite's own."""
     return sqlite3.connect(
         f"{path.as_uri()}?mode=rw",
         uri=True,
-        timeout=BUSY,
+        timeout=busy,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=64,

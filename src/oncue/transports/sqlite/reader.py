@@ -21,18 +21,15 @@ from oncue.transports.sqlite.schema import BLOCKED, LEASED, READY, SCHEDULED, SU
 
 _T = TypeVar("_T")
 
-_COUNT = "(SELECT count(*) FROM oncue_messages WHERE queue = ?1 AND state %s)"
-_KEPT = "(SELECT count(*) FROM oncue_messages WHERE queue = ?1 AND since > ?4 AND state %s)"
+_COUNT = "(SELECT count(*) FROM oncue_messages WHERE queue = ?1 AND state = %d AND at > ?%d)"
 
-_DEPTH = f"""SELECT {_COUNT % f"IN ({READY}, {SUSPECT})"}, {_COUNT % f"= {BLOCKED}"}, {_COUNT % f"= {BLOCKED} AND at > ?2"},
-{_COUNT % f"= {SCHEDULED} AND at <= ?2"}, {_COUNT % f"= {SCHEDULED} AND at > ?2"},
-{_COUNT % f"= {LEASED} AND at <= ?3"}, {_COUNT % f"= {LEASED} AND at > ?3"}"""
+# Nothing here counts what is ready, which may be very much.
+_DEPTH = f"""SELECT messages, {_COUNT % (LEASED, 3)}, {_COUNT % (SCHEDULED, 2)} + {_COUNT % (BLOCKED, 2)}, %s
+FROM oncue_queues WHERE id = ?1"""
 
-# Where messages grow too old, those that are and have not been removed yet do not count.
-_DEPTH_KEPT = _DEPTH.replace(_COUNT % f"IN ({READY}, {SUSPECT})", _KEPT % f"IN ({READY}, {SUSPECT})")
-_DEPTH_KEPT = _DEPTH_KEPT.replace(_COUNT % f"= {BLOCKED},", _KEPT % f"= {BLOCKED},")
-_DEPTH_KEPT = _DEPTH_KEPT.replace(_COUNT % f"= {SCHEDULED} AND at <= ?2", _KEPT % f"= {SCHEDULED} AND at <= ?2")
-_DEPTH_KEPT = _DEPTH_KEPT.replace(_COUNT % f"= {LEASED} AND at <= ?3", _KEPT % f"= {LEASED} AND at <= ?3")
+# Those that grew too old and have not been removed yet do not count.
+_TOO_OLD = f"""(SELECT count(*) FROM oncue_messages WHERE queue = ?1 AND since <= ?4
+AND NOT (state = {LEASED} AND at > ?3) AND NOT (state IN ({SCHEDULED}, {BLOCKED}) AND at > ?2))"""
 
 _SEQS = "SELECT seq FROM oncue_messages WHERE queue = ?1 AND state = %d ORDER BY %s LIMIT ?2"
 _PEEK = (
@@ -121,11 +118,13 @@ def _oldest_kept(spec: QueueSpec) -> int:
 
 def _depth(connection: sqlite3.Connection, name: str) -> Depth:
     id, spec = _find(connection, name)
-    query, values = _DEPTH, (id, wall(), steady())
-    if spec.retention is not None:
-        query, values = _DEPTH_KEPT, (*values, _oldest_kept(spec))  # type: ignore[assignment]
-    offered, blocked, blocked_later, due, scheduled, lapsed, leased = connection.execute(query, values).fetchone()
-    return Depth(offered + blocked - blocked_later + due + lapsed, leased, scheduled + blocked_later)
+    too_old = "?4" if spec.retention is None else _TOO_OLD
+    oldest = 0 if spec.retention is None else _oldest_kept(spec)
+    row = connection.execute(_DEPTH % too_old, (id, wall(), steady(), oldest)).fetchone()
+    if row is None:
+        raise QueueNotFoundError(name)
+    messages, leased, delayed, old = row
+    return Depth(messages - leased - delayed - old, leased, delayed)
 
 
 def _peek(connection: sqlite3.Connection, name: str, limit: int) -> Sequence[Message]:

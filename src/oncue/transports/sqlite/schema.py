@@ -35,7 +35,8 @@ def _create(connection: sqlite3.Connection) -> None:
         """CREATE TABLE oncue_queues (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             name TEXT NOT NULL UNIQUE,
-            spec TEXT NOT NULL
+            spec TEXT NOT NULL,
+            messages INTEGER NOT NULL DEFAULT 0
         )""",
         # The body stands last: what is before it can be read and changed without it.
         """CREATE TABLE oncue_messages (
@@ -53,6 +54,13 @@ def _create(connection: sqlite3.Connection) -> None:
         )""",
         "CREATE INDEX oncue_messages_by_state ON oncue_messages (queue, state, at)",
         "CREATE INDEX oncue_messages_by_key ON oncue_messages (queue, key) WHERE key IS NOT NULL",
+        # Counting a million messages takes long, and whoever asks for a queue's depth may ask every second.
+        """CREATE TRIGGER oncue_messages_more AFTER INSERT ON oncue_messages BEGIN
+            UPDATE oncue_queues SET messages = messages + 1 WHERE id = NEW.queue;
+        END""",
+        """CREATE TRIGGER oncue_messages_fewer AFTER DELETE ON oncue_messages BEGIN
+            UPDATE oncue_queues SET messages = messages - 1 WHERE id = OLD.queue;
+        END""",
     ):
         connection.execute(statement)
 
@@ -61,19 +69,19 @@ MIGRATIONS: Sequence[Migration] = (_create,)
 """Step n makes a store of version n + 1 out of one of version n. Steps are only ever added."""
 
 
-def open_store(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> sqlite3.Connection:
+def open_store(path: Path, migrations: Sequence[Migration] = MIGRATIONS, *, busy: float = BUSY) -> sqlite3.Connection:
     """A connection for writing to the store at `path`, which is made if it is missing.
 
-    Blocks up to `BUSY` seconds while others keep the file busy. Raises `AccessDeniedError`, `StorageFullError`,
+    Blocks up to `busy` seconds while others keep the file busy. Raises `AccessDeniedError`, `StorageFullError`,
     `ConnectionLostError`, or `IncompatibleStoreError` when the file is something else, or of a newer version.
     """
     prepare(path)
-    return _open(path, migrations)
+    return _open(path, migrations, busy)
 
 
-def reopen_store(path: Path) -> sqlite3.Connection:
+def reopen_store(path: Path, *, busy: float = BUSY) -> sqlite3.Connection:
     """As `open_store`, for a store that was open before: it is not made again."""
-    return _open(path, MIGRATIONS)
+    return _open(path, MIGRATIONS, busy)
 
 
 def configure(connection: sqlite3.Connection) -> None:
@@ -86,20 +94,20 @@ def configure(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_size_limit = 16777216")
 
 
-def _open(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
+def _open(path: Path, migrations: Sequence[Migration], busy: float) -> sqlite3.Connection:
     with mapped_errors(path):
-        connection = connect(path)
+        connection = connect(path, busy)
         try:
-            _patiently(lambda: _set_up(connection, path, migrations))
+            _patiently(lambda: _set_up(connection, path, migrations), busy)
         except BaseException:
             connection.close()
             raise
         return connection
 
 
-def _patiently(step: Callable[[], None]) -> None:
+def _patiently(step: Callable[[], None], busy: float) -> None:
     """SQLite does not wait by itself in all places where two processes that open one file can meet."""
-    until = time.monotonic() + BUSY
+    until = time.monotonic() + busy
     while True:
         try:
             return step()

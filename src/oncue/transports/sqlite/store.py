@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -28,8 +28,8 @@ LAPSES = 2
 
 _CHUNKS = (256, 32, 4, 1)
 _AT_ONCE = 2000
-_CLAIM_MOST = 512
-_SMALL = 16 * 1024
+_CLAIM_MOST = 1024
+_SMALL = 8 * 1024
 
 _OFFERED = f"CASE WHEN lost >= {LAPSES} THEN {SUSPECT} ELSE {READY} END"
 
@@ -162,23 +162,27 @@ class DoubtError(Exception):
 class Store:
     """Calls over one connection. All of them belong into a transaction but `look` and those that say so."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, busy: float = BUSY) -> None:
         self.connection = connection
-        connection.execute("PRAGMA busy_timeout = 0")  # see _patiently
+        self._busy = busy
+        connection.execute("PRAGMA busy_timeout = 0")  # see _again_while_busy
         self._execute = connection.execute
         self._queues: dict[str, Queue] = {}
 
     def begin(self) -> None:
-        """Start a transaction that can write. Blocks up to `BUSY` seconds for other processes."""
+        """Start a transaction that can write. Blocks up to `busy` seconds for other processes."""
         self._patiently("BEGIN IMMEDIATE")
 
     def _patiently(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
-        """Execute outside of a transaction, where others may be in the way for up to `BUSY` seconds."""
-        until = time.monotonic() + BUSY
+        """Execute outside of a transaction, where others may be in the way for up to `busy` seconds."""
+        return self._again_while_busy(lambda: self._execute(statement, values))
+
+    def _again_while_busy(self, execute: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        until = time.monotonic() + self._busy
         pause = 0.0002
         while True:
             try:
-                return self._execute(statement, values)
+                return execute()
             except sqlite3.OperationalError as error:
                 if not is_busy(error) or time.monotonic() > until:
                     raise
@@ -404,8 +408,8 @@ class Store:
 
     def shrink(self, pages: int) -> None:
         """Give up to `pages` free pages back to the file system."""
-        with self.transaction():
-            self._execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        # A step for each page and no columns: `execute` would leave it after the first one.
+        self._again_while_busy(lambda: self.connection.executescript(f"PRAGMA incremental_vacuum({pages})"))
 
     def checkpoint(self) -> None:
         """Move all of the log into the file and cut the log, if nobody reads at the moment."""

@@ -47,8 +47,8 @@ FEATURES = Features(
 class _Opened:
     """A file that is open in this process, and by how many transports."""
 
-    def __init__(self, path: Path) -> None:
-        self.writer = Writer(path)
+    def __init__(self, path: Path, busy: float) -> None:
+        self.writer = Writer(path, busy)
         self.reader = Reader(path)
         self.users = 0
 
@@ -58,14 +58,16 @@ _opened: dict[tuple[int, int], _Opened] = {}
 _opening = threading.Lock()
 
 
-async def open_sqlite(url: str) -> SQLiteTransport:
+async def open_sqlite(url: str, *, busy: float = BUSY) -> SQLiteTransport:
     """Open the store in the file that `url` names (`sqlite:///relative.db`, `sqlite:////absolute.db`), made if it is missing.
 
+    busy: how many seconds other processes may keep the file to themselves before that is an error; what the first transport
+    of a process on this file says holds for all.
     Raise `InvalidValueError` for another URL, `AccessDeniedError` for a file or folder that may not be written, and
     `IncompatibleStoreError` for a file that is no store of this version or lies where SQLite cannot lock.
     """
     path = path_of(url)
-    opening = asyncio.ensure_future(asyncio.to_thread(_acquire, path))
+    opening = asyncio.ensure_future(asyncio.to_thread(_acquire, path, busy))
     try:
         place, opened = await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -219,7 +221,7 @@ def _check_seconds(name: str, seconds: float) -> None:
         raise InvalidValueError(f"{name} {seconds!r}: expected more than 0 seconds")
 
 
-def _acquire(path: Path) -> tuple[tuple[int, int], _Opened]:
+def _acquire(path: Path, busy: float) -> tuple[tuple[int, int], _Opened]:
     with _opening:
         prepare(path)
         place = place_of(path)
@@ -227,7 +229,7 @@ def _acquire(path: Path) -> tuple[tuple[int, int], _Opened]:
             raise ConnectionLostError(f"{path}: the file was removed")
         opened = _opened.get(place)
         if opened is None:
-            opened = _opened[place] = _Opened(path)
+            opened = _opened[place] = _Opened(path, busy)
         opened.users += 1
         return place, opened
 

@@ -13,7 +13,7 @@ _REST = 1.0
 _WORK = 5.0
 _FREE_AT_REST = 256
 _FREE_AT_WORK = 8192
-_SHRINK_BY = 512
+_SHRINK_BY = 1024
 
 
 class Upkeep:

@@ -20,7 +20,7 @@ from oncue.core.errors import ConnectionLostError, QueueNotFoundError, Transport
 from oncue.transports.sqlite.batch import LOAD, Batch
 from oncue.transports.sqlite.clock import ORIGIN, steady, wall
 from oncue.transports.sqlite.feed import Feed, Grant, Kind, Port, Request, Stage, again
-from oncue.transports.sqlite.file import mapped, place_of
+from oncue.transports.sqlite.file import BUSY, mapped, place_of
 from oncue.transports.sqlite.schema import MIGRATIONS, READY, open_store, reopen_store
 from oncue.transports.sqlite.store import Change, Queue, Store
 from oncue.transports.sqlite.upkeep import Upkeep
@@ -40,12 +40,13 @@ _NOTICE_EVERY = 20_000
 class Writer:
     """Started by the first transport on a file, stopped by the last. `turn` is held while the connection is in use."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, busy: float = BUSY) -> None:
         """Open the store, which blocks; raises as `open_store`."""
         self.path = path
+        self._busy = busy
         self.turn = threading.Lock()
         self.abandoned = False
-        self._store: Store | None = Store(open_store(path))
+        self._store: Store | None = Store(open_store(path, busy=busy), busy)
         self._place = place_of(path)
         self._bell = Bell(path)
         self._upkeep = Upkeep()
@@ -378,7 +379,7 @@ class Writer:
     def _ready_store(self) -> Store:
         if self._store is None:
             place = place_of(self.path)
-            self._store = store = Store(reopen_store(self.path))
+            self._store = store = Store(reopen_store(self.path, busy=self._busy), self._busy)
             self._place = place
             store.refresh_queues()
             for feed in self._feeds:  # it may be another file by now, in which ids mean other queues
