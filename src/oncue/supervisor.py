@@ -163,7 +163,7 @@ class Supervisor:
                 return
             tries = 1 if time.monotonic() - began > _LIVED else tries + 1
             pause = _AGAIN.backoff(tries)
-            died = {"process": child.index, "exit": _name_of(code), "again_in": pause}
+            died = {"process": child.index + 1, "exit": _name_of(code), "again_in": pause}
             _log.error("worker.died", extra={"fields": died})
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -227,7 +227,7 @@ class Supervisor:
                     await asyncio.sleep(0.05)
         for child in self._children:
             if child.process is not None and _is_running(child.process):
-                _log.error("worker.killed", extra={"fields": {"process": child.index}})
+                _log.error("worker.killed", extra={"fields": {"process": child.index + 1}})
                 child.process.kill()
 
 

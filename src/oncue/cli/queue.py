@@ -28,6 +28,8 @@ from oncue.cli.output import (
     write_table,
 )
 from oncue.cli.session import Session, connect
+from oncue.core.envelope import decode_envelope
+from oncue.core.errors import InvalidEnvelopeError
 from oncue.core.message import Message, check_queue_name
 from oncue.core.settings import Settings
 from oncue.core.times import format_duration, parse_timestamp
@@ -250,11 +252,28 @@ def peek(session: Session, *, name: str, limit: int, as_json: bool) -> None:
         Column("SENT", lambda each: age(parse_timestamp(each.headers.get(SENT_AT))), right=True),
         Column("KEY", lambda each: each.key or ""),
         Column("BYTES", lambda each: str(len(each.body)), right=True),
-        Column("BODY", lambda each: body_as_text(each.body, 200), cut=True),
+        Column("ROUTE", _route),
+        Column("PAYLOAD", _payload, cut=True),
     ]
-    if not any(each.key for each in messages):
-        columns = [column for column in columns if column.heading != "KEY"]
+    columns = [each for each in columns if each.heading not in {"KEY", "ROUTE"} or any(map(each.text, messages))]
     write_table(messages, columns, empty="There are no messages.")
+
+
+def _route(message: Message) -> str:
+    """The route of an envelope with more than one actor, the one whose turn it is in brackets."""
+    try:
+        route = decode_envelope(message.body).route
+    except InvalidEnvelopeError:
+        return ""
+    marked = [f"[{name}]" if place == route.current else name for place, name in enumerate(route.actors)]
+    return " ".join(marked) if len(marked) > 1 else ""
+
+
+def _payload(message: Message) -> str:
+    try:
+        return body_as_text(bytes(decode_envelope(message.body).payload), 200)
+    except InvalidEnvelopeError:
+        return body_as_text(message.body, 200)
 
 
 async def _peek(settings: Settings, name: str, limit: int) -> Sequence[Message]:

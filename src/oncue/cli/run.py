@@ -29,7 +29,7 @@ from oncue.supervisor import Loaded, Report, Supervisor, watch_parent
 from oncue.worker import Counts, Worker, run_in_loop, signals
 
 _DRAW = 0.2
-_REPORT = 0.5
+_REPORT = 0.25
 _LAST_SECONDS = 10.0
 """How long after its grace period a child may outlive its parent."""
 
@@ -178,7 +178,8 @@ async def _work_for_parent(app: App, settings: Settings, report_to: int, *, look
     async def keep_telling() -> None:
         while True:
             await asyncio.sleep(_REPORT)
-            tell_parent()
+            if worker.tally.counts() != report.counts or bool(worker.tally.started) != report.working:
+                tell_parent()
 
     with signals(worker.tell):
         telling = asyncio.create_task(keep_telling())
