@@ -35,7 +35,7 @@ from oncue.outgoing import Outgoing
 from oncue.stop import Stop
 from oncue.transports import open_transport
 from oncue.transports.base import QueueSpec, Transport
-from oncue.work import Work, first_of
+from oncue.work import Work, single_failure
 
 if TYPE_CHECKING:
     from oncue.blocking import BlockingApp
@@ -288,19 +288,28 @@ class App:
         """
         settings = self.settings.settings
         if not settings.results:
-            await self._work(stop, health, None)
+            await self.work_with(stop, health=health)
             return
         from oncue.results import open_results
 
         store = open_results(settings.results, settings.result_retention)
         try:
-            await self._work(stop, health, store)
+            await self.work_with(stop, health=health, results=store)
         finally:
             await store.close()
 
-    async def _work(
-        self, stop: Stop, health: Health | None, results: ResultStore | None, caught: Caught | None = None
+    async def work_with(
+        self,
+        stop: Stop,
+        *,
+        health: Health | None = None,
+        results: ResultStore | None = None,
+        caught: Caught | None = None,
     ) -> None:
+        """As `work`, with `results` as the store instead of the one that the settings name, None for none.
+
+        `caught` is told of every exception that a handler raised, as the object it is.
+        """
         connection = self._connected()
         await Work(
             transport=connection.transport,
@@ -325,13 +334,10 @@ class App:
                 yield self
             return
         stop = stop or Stop()
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.work(stop))
-                yield self
-                stop.gently(self.settings.settings.grace)
-        except BaseExceptionGroup as failures:
-            raise first_of(failures) from None
+        async with single_failure(), asyncio.TaskGroup() as group:
+            group.create_task(self.work(stop))
+            yield self
+            stop.gently(self.settings.settings.grace)
 
     def blocking(self) -> BlockingApp:
         """The same verbs for programs without asyncio: `with app.blocking() as jobs: jobs.send("greet", "Ada")`."""

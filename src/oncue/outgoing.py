@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Raw
@@ -114,6 +115,7 @@ class Outgoing:
         return check_actor_name(name, self.prefix)
 
 
+@lru_cache(1024)
 def check_actor_name(name: str, prefix: str = "") -> str:
     """Return `name` unchanged; raise `InvalidValueError` if no actor can have it."""
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -104,17 +104,20 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 async def _run_all(runs: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run all until they end; when one fails, cancel the others and raise what it raised."""
+    async with single_failure(), asyncio.TaskGroup() as group:
+        for run in runs:
+            group.create_task(run)
+
+
+@asynccontextmanager
+async def single_failure() -> AsyncIterator[None]:
+    """Around a task group whose first failure says it all: let that out as it is, with its own cause and context."""
     try:
-        async with asyncio.TaskGroup() as group:
-            for run in runs:
-                group.create_task(run)
+        yield
     except BaseExceptionGroup as failures:
-        raise first_of(failures) from None
-
-
-def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception inside of nested groups."""
-    found: BaseException = failures
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
+        failure = failures.exceptions[0]
+        context = failure.__context__
+        try:
+            raise failure
+        finally:
+            failure.__context__ = context

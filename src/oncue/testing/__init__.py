@@ -9,14 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from oncue.testing.app import AppTest, app_test, run_app
     from oncue.testing.clock import VirtualTimeLoop, run_in_virtual_time
     from oncue.testing.conformance import TransportConformance
 
-__all__ = ["TransportConformance", "VirtualTimeLoop", "run_in_virtual_time"]
+__all__ = ["AppTest", "TransportConformance", "VirtualTimeLoop", "app_test", "run_app", "run_in_virtual_time"]
 
 _HOMES = {
+    "AppTest": "oncue.testing.app",
     "TransportConformance": "oncue.testing.conformance",
     "VirtualTimeLoop": "oncue.testing.clock",
+    "app_test": "oncue.testing.app",
+    "run_app": "oncue.testing.app",
     "run_in_virtual_time": "oncue.testing.clock",
 }
 

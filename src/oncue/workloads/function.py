@@ -8,8 +8,10 @@ import types
 from asyncio import CancelledError, Future, Task
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from functools import partial
+from types import TracebackType
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec import Raw
 
 from oncue.context import Context
@@ -51,6 +53,16 @@ class _Unfinished:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+class _TimedOut(_Raised):
+    """That a handler did not end in time; `where` is where it was, as a traceback prints it."""
+
+    __slots__ = ("where",)
+
+    def __init__(self, limit: float, where: str = "") -> None:
+        super().__init__(TimeoutError(f"not finished within {format_duration(limit)}"))
+        self.where = where
 
 
 class FunctionWorkload:
@@ -141,7 +153,7 @@ class FunctionWorkload:
         if task.done() and not task.cancelled():
             return task.result()
         await self._unwind(task)
-        return _Raised(_timed_out(limit)) if task.cancelled() or not task.done() else _late(task.result(), limit)
+        return _TimedOut(limit, _where(task))
 
     async def _unwind(self, task: Task[Any]) -> None:
         """Cancel `task` and wait for its end, but not for ever."""
@@ -171,7 +183,7 @@ class FunctionWorkload:
         where = job.where()
         future.cancel()
         self._abandon(threads, job)
-        return _Raised(_timed_out(self._timeout, where))
+        return _TimedOut(self._timeout, where)
 
     def _call(self, payload: Any, context: Context) -> Answer | _Raised | _Unfinished:
         """Called in the thread. Results are written there too, as they come: what is yielded may change afterwards."""
@@ -198,46 +210,30 @@ class FunctionWorkload:
         error = answer.error
         if isinstance(error, CancelledError) and _cancelled():
             raise error
+        if isinstance(answer, _TimedOut):
+            self._tell_caught(context, error)
+            failure = _describe(error, TIMEOUT_ERROR)
+            return Retry(msgspec.structs.replace(failure, traceback=answer.where))
         return self._failed(context, error)
 
-    def _failed(self, context: Context, error: BaseException) -> Retry | Dead:
+    def _tell_caught(self, context: Context, error: BaseException) -> None:
         if self._caught is not None:
             self._caught(context, error)
-        if isinstance(error, _HandlerTimeout):
-            return Retry(error.failure())
-        failure = Failure.from_exception(error, code=PROCESSING_ERROR, skip_frames=_own_frames(error))
+
+    def _failed(self, context: Context, error: BaseException) -> Retry | Dead:
+        self._tell_caught(context, error)
+        failure = _describe(error)
         if failure.final or isinstance(error, InvalidResultError):
             return Dead(failure)
         return Retry(failure)
 
 
-class _HandlerTimeout(TimeoutError):  # noqa: N818  # told to nobody under this name: a failure of type TimeoutError
-    """A handler did not end in time; `where` is where it was."""
-
-    where = ""
-
-    def failure(self) -> Failure:
-        return Failure(
-            TIMEOUT_ERROR, "TimeoutError", str(self), self.where, bases=("OSError", "Exception", "BaseException")
-        )
-
-
-def _timed_out(timeout: float | None, where: str = "") -> _HandlerTimeout:
-    error = _HandlerTimeout(f"not finished within {format_duration(timeout or 0.0)}")
-    error.where = where
-    return error
-
-
-def _late(answer: Answer | _Raised, timeout: float) -> _Raised:
-    """The failure of a handler that was cancelled, with the place where that met it."""
-    error = _timed_out(timeout)
-    if type(answer) is _Raised:
-        frames = answer.error.__traceback__
-        for _ in range(_own_frames(answer.error)):
-            frames = frames.tb_next if frames is not None else None
-        error.where = Failure.from_exception(answer.error.with_traceback(frames)).traceback
-        error.__cause__ = answer.error
-    return _Raised(error)
+def _where(task: Task[Any]) -> str:
+    """Where a handler was when it was cancelled, as a traceback prints it."""
+    raised = task.result() if task.done() and not task.cancelled() else None
+    if not isinstance(raised, _Raised):
+        return ""
+    return _describe(raised.error).traceback
 
 
 async def _ended(future: Future[Any], job: Job, limit: float) -> bool:
@@ -307,11 +303,13 @@ def _wake(woken: Future[None], _task: object = None) -> None:
         woken.set_result(None)
 
 
-def _own_frames(error: BaseException) -> int:
-    """How many frames at the outer end of the traceback are OnCue's."""
-    count = 0
+def users_frames(error: BaseException) -> TracebackType | None:
+    """The traceback of `error` from the first frame on that is not OnCue's."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("oncue."):
-        count += 1
         frames = frames.tb_next
-    return count
+    return frames
+
+
+def _describe(error: BaseException, code: str = PROCESSING_ERROR) -> Failure:
+    return Failure.from_exception(error.with_traceback(users_frames(error)), code=code)
