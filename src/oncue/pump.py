@@ -114,6 +114,7 @@ class Pump:
         *,
         concurrency: int,
         pulse: Pulse | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.queue = spec.name
         self._spec = spec
@@ -123,6 +124,7 @@ class Pump:
         self._events = settlement.events
         self._concurrency = concurrency
         self._pulse = pulse or Health().pulse(spec.name)
+        self._clock = clock
         self._room = asyncio.Semaphore(concurrency)
         self._average = _QUICK
         self._released = 0
@@ -273,11 +275,11 @@ class Pump:
         while not session.stopping:
             async with self._room:
                 lease = slot.lease = await self._receive(session)
-                started = time.perf_counter()
+                started = self._clock()
                 slot.handling = True
                 outcome = await self._handle(session, lease)
                 slot.handling = False
-                seconds = time.perf_counter() - started
+                seconds = self._clock() - started
             self._adapt(session, seconds)
             settled = await settle(lease, outcome, seconds)
             slot.lease = None
@@ -406,7 +408,7 @@ class Pump:
 
     async def _recover(self, error: TransportError, mend: Callable[[], Awaitable[Result | None]]) -> Result:
         """Ask again with growing pauses until the queues are declared and `mend` brings a result."""
-        lost = time.monotonic()
+        lost = self._clock()
         if self._events:
             self._events.emit(BrokerLost(self.queue, str(error)))
         tries = 0
@@ -422,7 +424,7 @@ class Pump:
             if mended is not None:
                 break
         if self._events:
-            self._events.emit(BrokerBack(self.queue, time.monotonic() - lost))
+            self._events.emit(BrokerBack(self.queue, self._clock() - lost))
         return mended
 
     async def _stays_calm(self, session: _Session) -> bool | None:
