@@ -24,7 +24,7 @@ def load_app(target: str, folder: Path) -> App:
     Runs the module's code. Raise `LoadError` with the file and line of the real error.
     """
     match = _TARGET.fullmatch(target)
-    if match is None:
+    if match is None or match["module"].endswith(".py"):
         raise LoadError(f"{target!r} is no app: expected MODULE:APP{_from_file_name(target, folder)}")
     place = str(folder.resolve())
     if place not in sys.path:
@@ -43,9 +43,9 @@ def _import(name: str, folder: Path) -> ModuleType:
         if error.name and f"{name}.".startswith(f"{error.name}.") and not _frames_of(error, folder):
             close = did_you_mean(error.name, _modules_in(folder))
             raise LoadError(f"no module {error.name!r} in {folder.resolve()} or on the Python path{close}") from error
-        raise LoadError(f"{name}: {_where(error, folder)}") from error
+        raise LoadError(_where(name, error, folder)) from error
     except BaseException as error:  # what a module does at import is anything at all, sys.exit included
-        raise LoadError(f"{name}: {_where(error, folder)}") from error
+        raise LoadError(_where(name, error, folder)) from error
 
 
 def _find(module: ModuleType, path: str) -> App:
@@ -58,7 +58,7 @@ def _find(module: ModuleType, path: str) -> App:
             raise LoadError(f"{_file_of(module)}: module {module.__name__!r} has no {path!r}{hint}")
         found = getattr(found, name)
     if not isinstance(found, App):
-        kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        kind = f"the class {found.__name__}" if isinstance(found, type) else f"of type {type(found).__name__}"
         apps = _apps_in(module)
         hint = f"; did you mean {module.__name__}:{apps[0]}?" if len(apps) == 1 else ""
         raise LoadError(f"{_file_of(module)}: {module.__name__}:{path} is {kind}, expected an oncue.App{hint}")
@@ -105,13 +105,13 @@ def _file_of(module: ModuleType) -> str:
     return _short(getattr(module, "__file__", None) or module.__name__)
 
 
-def _where(error: BaseException, folder: Path) -> str:
-    """`file:line: Type: text`, at the place in the user's own code that is closest to the error."""
+def _where(module: str, error: BaseException, folder: Path) -> str:
+    """`file:line: Type: text`, at the place in the user's own code that is closest to the error that `module` raised."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_short(error.filename)}:{error.lineno or 1}: {type(error).__name__}: {error.msg}"
     frames = _frames_of(error, folder)
-    place = f"{_short(frames[-1].filename)}:{frames[-1].lineno}: " if frames else ""
-    return f"{place}{type(error).__name__}: {_text(error)}"
+    place = f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else module
+    return f"{place}: {type(error).__name__}: {_text(error)}"
 
 
 def _frames_of(error: BaseException, folder: Path) -> Sequence[traceback.FrameSummary]:

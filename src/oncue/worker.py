@@ -47,6 +47,8 @@ _T = TypeVar("_T")
 _BACK_OFF = RetryPolicy(max_attempts=1, base=0.2, factor=2.0, cap=15.0)
 _LAST_WORDS = 3.0
 """Seconds that threads which cannot be ended get once the work is over, before the process ends without them."""
+_SAME = 0.3
+"""Seconds within which a second signal is taken for the first one, passed on."""
 _LOOK = 1.0
 """Seconds between looks at how much waits; each may take a twentieth of the time until the next."""
 
@@ -249,10 +251,6 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _act_soon(loop: asyncio.AbstractEventLoop, act: Callable[[int], None], number: int) -> None:
-    loop.call_soon_threadsafe(act, number)
-
-
 def _end_anyway(code: int, seconds: float) -> None:
     time.sleep(seconds)
     for stream in (sys.stdout, sys.stderr):
@@ -267,18 +265,28 @@ def _end_anyway(code: int, seconds: float) -> None:
 def signals(act: Callable[[int], None]) -> Iterator[None]:
     """Inside the block SIGINT, SIGTERM and SIGHUP call `act` in the event loop's thread.
 
-    A terminal that goes away (SIGHUP) is a wish to stop like any other, unless the process was told to ignore it (nohup).
+    A signal right after another counts as the same: programs that start others pass on what a terminal has sent to all. A
+    terminal that goes away (SIGHUP) is a wish to stop like any other, unless the process was told to ignore it (nohup).
     """
     loop = asyncio.get_running_loop()
+    last = -_SAME
+
+    def once(number: int) -> None:
+        nonlocal last
+        moment = loop.time()
+        if moment - last >= _SAME:
+            last = moment
+            act(number)
+
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
     wanted = [each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN]
     earlier = {each: signal.getsignal(each) for each in wanted}
     for number in wanted:
         try:
-            loop.add_signal_handler(number, act, int(number))
+            loop.add_signal_handler(number, once, int(number))
         except NotImplementedError:  # Windows
-            signal.signal(number, lambda caught, _frame: _act_soon(loop, act, caught))
+            signal.signal(number, lambda caught, _frame: _act_soon(loop, once, caught))
     try:
         yield
     finally:
@@ -287,3 +295,7 @@ def signals(act: Callable[[int], None]) -> Iterator[None]:
                 loop.remove_signal_handler(number)
             except NotImplementedError:
                 signal.signal(number, earlier[number])
+
+
+def _act_soon(loop: asyncio.AbstractEventLoop, act: Callable[[int], None], number: int) -> None:
+    loop.call_soon_threadsafe(act, number)

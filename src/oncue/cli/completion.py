@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from oncue.cli.failure import Failed
+from oncue.cli.group import Verb
 
 SHELLS = ("bash", "zsh", "fish")
 _WHERE = {
@@ -17,7 +18,7 @@ _WHERE = {
 }
 
 
-@click.command(epilog="\b\n" + "\n".join(_WHERE.values()))
+@click.command(cls=Verb, epilog="\b\n" + "\n".join(_WHERE.values()))
 @click.argument("shell", required=False, type=click.Choice(SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str | None) -> None:

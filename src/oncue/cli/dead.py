@@ -42,7 +42,9 @@ Sweep = Callable[[Transport, str, DeadFilter, int | None, Callable[[int], None] 
 def choosing(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which dead letters are meant; all that are given must hold."""
     for option in (
-        click.option("--older-than", type=DURATION, help="Only what died longer ago than this, such as 7d."),
+        click.option(
+            "--older-than", type=DURATION, metavar="DURATION", help="Only what died longer ago than this, such as 7d."
+        ),
         click.option(
             "--error", "errors", multiple=True, metavar="TYPE", help="Only with this type of error; may be repeated."
         ),
@@ -71,7 +73,9 @@ def dead() -> None:
 @dead.command("list")
 @click.argument("name", required=False)
 @choosing
-@click.option("--limit", type=COUNT, default=100, show_default=True, help="How many at most, of each queue.")
+@click.option(
+    "--limit", type=COUNT, metavar="N", default=100, show_default=True, help="How many at most, of each queue."
+)
 @as_json_option
 @click.pass_obj
 def list_letters(
@@ -180,7 +184,7 @@ def _moment(moment: datetime | None) -> str:
 @click.argument("name", required=False)
 @click.option("--all", "every", is_flag=True, help="The dead letters of all queues.")
 @choosing
-@click.option("--limit", type=COUNT, help="How many at most, of each queue.")
+@click.option("--limit", type=COUNT, metavar="N", help="How many at most, of each queue.")
 @as_json_option
 @click.pass_obj
 def redrive_letters(
@@ -209,7 +213,7 @@ def redrive_letters(
 @click.argument("name", required=False)
 @click.option("--all", "every", is_flag=True, help="The dead letters of all queues.")
 @choosing
-@click.option("--limit", type=COUNT, help="How many at most, of each queue.")
+@click.option("--limit", type=COUNT, metavar="N", help="How many at most, of each queue.")
 @yes_option
 @as_json_option
 @click.pass_obj

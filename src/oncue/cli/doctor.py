@@ -21,6 +21,7 @@ import msgspec
 
 from oncue import __version__
 from oncue.cli.failure import FAILED, MISUSED
+from oncue.cli.group import Verb
 from oncue.cli.output import as_json_option, one_line, write_json
 from oncue.cli.session import Session
 from oncue.core.errors import OnCueError, SettingsError
@@ -50,7 +51,7 @@ class Finding(msgspec.Struct, frozen=True):
     text: str
 
 
-@click.command()
+@click.command(cls=Verb)
 @as_json_option
 @click.pass_obj
 def doctor(session: Session, *, as_json: bool) -> None:

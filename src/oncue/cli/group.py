@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -93,5 +94,18 @@ class Program(LazyGroup):
         name = prog_name or "oncue"
         if not standalone_mode:
             return inner(args, name, complete_var, False, windows_expand_args, **extra)
+        _fill_standard_streams()
         session = extra.setdefault("obj", Session())
         sys.exit(exit_code(lambda: inner(args, name, complete_var, False, windows_expand_args, **extra), session))
+
+
+def _fill_standard_streams() -> None:
+    """Open what the caller has closed, so that no file of a store gets the number of a standard stream."""
+    if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
+        return
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(free)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8")  # noqa: SIM115  # open as long as the process runs
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8")  # noqa: SIM115

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from oncue.cli.failure import Failed
+from oncue.cli.group import Verb
 
 _JOBS = '''\
 """Actors: each is a function with a queue. `oncue run jobs:app` works on what is sent to them."""
@@ -84,7 +85,7 @@ _NO_MATTER = {".git", ".venv", "venv"}
 """What a folder may hold and still count as empty."""
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("folder", default=".", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--force", is_flag=True, help="Write into a folder that is not empty; files that are there stay as they are."

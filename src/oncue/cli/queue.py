@@ -149,10 +149,15 @@ def _fields(row: Row, oldest: datetime | None) -> list[tuple[str, str]]:
 @queue.command()
 @click.argument("name")
 @click.option(
-    "--lease", type=DURATION, default=60.0, show_default="60s", help="How long a message is held before it comes again."
+    "--lease",
+    type=DURATION,
+    metavar="DURATION",
+    default=60.0,
+    show_default="60s",
+    help="How long a message is held before it comes again.",
 )
 @click.option("--fifo", is_flag=True, help="Keep messages of one key in order.")
-@click.option("--retention", type=DURATION, help="Drop messages that wait longer than this.")
+@click.option("--retention", type=DURATION, metavar="DURATION", help="Drop messages that wait longer than this.")
 @click.option("--tag", "tags", type=PAIR, multiple=True, help="A tag to keep with the queue; may be repeated.")
 @click.pass_obj
 def create(
@@ -235,7 +240,7 @@ async def _purge(settings: Settings, name: str, *, yes: bool) -> tuple[str, int]
 
 @queue.command()
 @click.argument("name")
-@click.option("--limit", type=COUNT, default=10, show_default=True, help="How many at most.")
+@click.option("--limit", type=COUNT, metavar="N", default=10, show_default=True, help="How many at most.")
 @as_json_option
 @click.pass_obj
 def peek(session: Session, *, name: str, limit: int, as_json: bool) -> None:

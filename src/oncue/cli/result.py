@@ -39,8 +39,10 @@ def result() -> None:
 
 @result.command("list")
 @click.option("--status", type=click.Choice(STATUSES), help="Only those that ended so.")
-@click.option("--older-than", type=DURATION, help="Only what ended longer ago than this, such as 1h.")
-@click.option("--limit", type=COUNT, default=100, show_default=True, help="How many at most.")
+@click.option(
+    "--older-than", type=DURATION, metavar="DURATION", help="Only what ended longer ago than this, such as 1h."
+)
+@click.option("--limit", type=COUNT, metavar="N", default=100, show_default=True, help="How many at most.")
 @results_option
 @as_json_option
 @click.pass_obj

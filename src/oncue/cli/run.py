@@ -16,6 +16,7 @@ import msgspec
 
 from oncue.app import App
 from oncue.cli.failure import Failed
+from oncue.cli.group import Verb
 from oncue.cli.result import results_option
 from oncue.cli.session import Session
 from oncue.cli.status import Rate, StatusLine, describe, now, status_line
@@ -37,11 +38,12 @@ _log = logging.getLogger("oncue.worker")
 
 
 @click.command(
+    cls=Verb,
     epilog="\b\n"
     "Signals:\n"
     "  SIGINT (Ctrl-C), SIGTERM, SIGHUP  take nothing more, finish what has begun within the grace\n"
     "                                    period, give back the rest uncounted, exit with 0\n"
-    "  a second one                      give everything back at once, exit with 128 + its number"
+    "  a second one                      give everything back at once, exit with 128 + its number",
 )
 @click.argument("target", metavar="MODULE:APP")
 @click.option("--processes", metavar="N", help="Run so many processes, each with all actors (default: 1).")

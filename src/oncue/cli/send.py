@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from oncue.cli.failure import FAILED, Failed, say
+from oncue.cli.group import Verb
 from oncue.cli.lines import Faults, checked, lines_of, read_lines, read_payload
 from oncue.cli.options import COUNT, DURATION, PAIR
 from oncue.cli.output import plural, write_json
@@ -52,19 +53,28 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command(
+    cls=Verb,
     epilog="Standard input is read twice: every line is checked before anything is sent, so that a mistake in the last one "
     "sends nothing at all. What comes through a pipe is kept in a temporary file meanwhile; memory stays small "
     "however much it is. With --skip-invalid lines are sent as they arrive, and those that are not JSON are "
-    "named and left out."
+    "named and left out.",
 )
 @click.argument("actor")
 @click.argument("payload", metavar="[JSON or -]", required=False)
 @click.option("--route", metavar="A,B", help="The actors that come after ACTOR, in order.")
 @click.option("--wait", is_flag=True, help="Wait for the end of the route and print the result as JSON.")
-@click.option("--timeout", type=DURATION, help="How long to wait for each result (default: until Ctrl-C).")
-@click.option("--delay", type=DURATION, default=0.0, help="Hand it out no sooner than this from now, such as 10m.")
-@click.option("--id", help="The id of the message (default: a new one).")
-@click.option("--key", help="The ordering key, for queues that keep an order.")
+@click.option(
+    "--timeout", type=DURATION, metavar="DURATION", help="How long to wait for each result (default: until Ctrl-C)."
+)
+@click.option(
+    "--delay",
+    type=DURATION,
+    metavar="DURATION",
+    default=0.0,
+    help="Hand it out no sooner than this from now, such as 10m.",
+)
+@click.option("--id", metavar="ID", help="The id of the message (default: a new one).")
+@click.option("--key", metavar="KEY", help="The ordering key, for queues that keep an order.")
 @click.option(
     "--header",
     "headers",
@@ -73,7 +83,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     metavar="NAME=VALUE",
     help="A header of the envelope, as JSON or text; may be repeated.",
 )
-@click.option("--count", type=COUNT, help="Send the payload this many times.")
+@click.option("--count", type=COUNT, metavar="N", help="Send the payload this many times.")
 @click.option("--skip-invalid", is_flag=True, help="Leave out lines that are not JSON, and send the others.")
 @click.option("--create", is_flag=True, help="Make the queue of an actor even if there is one of a similar name.")
 @click.pass_obj
