@@ -1,8 +1,9 @@
 """The transport contract: bytes in queues. A transport knows nothing of envelopes, retries or outcomes.
 
-Every method raises errors of `oncue.core.errors.TransportError` only, may be cancelled without losing a message, and is
-asked for one thing at a time by many coroutines: the transport itself turns what is asked at the same moment into one
-round trip. `oncue.testing.TransportConformance` is this contract as tests.
+Every method raises errors of `oncue.core.errors` only: `TransportError`, or `ConfigError` for what no queue of this transport
+could take. It may be cancelled without losing a message, and is asked for one thing at a time by many coroutines: the
+transport itself turns what is asked at the same moment into one round trip. `oncue.testing.TransportConformance` is this
+contract as tests.
 """
 
 from __future__ import annotations

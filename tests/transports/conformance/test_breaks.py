@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from transports.conformance.broken import ending, sending, settling, timing
+from transports.conformance.broken import ending, sending, settling, subtle, timing
 from transports.conformance.broken.registry import BREAKS
 from transports.conformance.sound import InMemory, ModestTransport, Restartable, ServedTransport
 
@@ -11,7 +11,7 @@ from oncue.core.errors import OnCueError
 from oncue.testing.conformance import ELSEWHERE, PROMISES, cases
 from oncue.transports.memory import MemoryTransport
 
-PARTS = (sending, settling, timing, ending)
+PARTS = (sending, settling, timing, ending, subtle)
 FAILURES = (AssertionError, pytest.fail.Exception, TimeoutError, OnCueError)
 
 

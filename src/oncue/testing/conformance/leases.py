@@ -119,7 +119,7 @@ class Leases(TransportCases):
         transport = await self.connect()
         length = 2 * self.lease
         queue = await self.declare(transport, lease=length)
-        await transport.send(*sends(queue, [str(index) for index in range(5)]))
+        await transport.send(*sends(queue, [str(index) for index in range(4)]))
         async with transport.subscribe(queue, prefetch=4) as subscription:
             await (await self.receive(subscription)).ack()
             await asyncio.sleep(0.8 * length)

@@ -45,7 +45,7 @@ FEATURES = Features(
     retention=True,
 )
 
-_URL = re.compile(r"memory:(//)?(?P<name>[A-Za-z0-9._-]*)", re.ASCII)
+_URL = re.compile(r"(?i:memory):(//)?(?P<name>[A-Za-z0-9._-]*)", re.ASCII)
 _BREATH = 32
 """After this many operations that had nothing to wait for, others get their turn in the event loop."""
 
