@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import sourcecode
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from oncue.core.envelope import decode_envelope
 from oncue.dead import list_dead
@@ -44,12 +44,13 @@ console = Console(highlight=False)
 
 
 class Counts(NamedTuple):
-    """How far the work is."""
+    """How far the work is: messages that `measure` is done with, the dead ones among them, rows in the report, files that
+    are being measured at this moment, and messages that are anywhere."""
 
-    listed: bool
     measured: int
     dead: int
-    leased: int
+    reported: int
+    in_work: int
     left: int
 
 
@@ -83,23 +84,22 @@ class Show:
         self.started = time.monotonic()
         self.bar = Progress(
             SpinnerColumn(),
-            BarColumn(36),
+            BarColumn(20),
             MofNCompleteColumn(),
-            TextColumn("files · {task.fields[dead]} dead · {task.fields[leased]} in work"),
+            TextColumn("files · {task.fields[dead]} dead · {task.fields[reported]} in the report"),
             TimeElapsedColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=total, dead=0, leased=0)
+        self.task = self.bar.add_task("", total=total, dead=0, reported=0)
 
     def update(self, counts: Counts) -> None:
-        done = counts.measured + counts.dead
-        self.bar.update(self.task, completed=done, dead=counts.dead, leased=counts.leased)
-        step = done * 5 // max(self.total, 1)
+        self.bar.update(self.task, completed=counts.measured, dead=counts.dead, reported=counts.reported)
+        step = counts.measured * 5 // max(self.total, 1)
         if not console.is_terminal and step > self.shown:
             self.shown = step
-            self.say(f"{done} of {self.total} files done, {counts.dead} of them dead letters")
+            self.say(f"{n(counts.measured)} of {n(self.total)} files, {counts.dead} of them dead letters")
 
     def say(self, text: str) -> None:
         """One line that stays."""
@@ -111,12 +111,12 @@ async def main(folder: Path, library: Path) -> int:
     console.print("[bold]OnCue demo:[/] measure the source files of Python's own standard library\n")
     console.print(f"  Python   {sys.version.split()[0]}, its library in {library}")
     console.print(f"  queues   {shown(folder / 'demo.db')}, a file; each step is on disk before it counts")
-    console.print(f"  actors   {' → '.join(ACTORS)}, see {shown(HERE / 'sourcecode.py')}\n")
+    console.print(f"  actors   {' → '.join(ACTORS)}, see {shown(HERE / 'sourcecode.py')}\n", soft_wrap=True)
     files = source_files(library)
     started = time.monotonic()
     transport = await open_transport(os.environ["ONCUE_URL"])
     try:
-        await work(folder, library, len(files), transport)
+        killed = await work(folder, library, len(files), transport)
         seconds = time.monotonic() - started
         reasons = await dead_letters(transport)
     finally:
@@ -125,6 +125,11 @@ async def main(folder: Path, library: Path) -> int:
     report(library)
     list_reasons(reasons, library)
     good = check(files, reasons)
+    if killed:
+        lost = query("SELECT count(*) FROM files WHERE attempt > 1")[0][0]
+        console.print(f"  {n(lost)} of the files were in the killed worker's hands, and were done by another.")
+    else:
+        console.print("  All was done before there was a worker to kill.")
     url = f"--transport {os.environ['ONCUE_URL']}"
     console.print("\nLook for yourself: the queues are still there.\n", soft_wrap=True)
     for command in ("queue list", "dead list measure"):
@@ -132,67 +137,60 @@ async def main(folder: Path, library: Path) -> int:
     return 0 if good else 1
 
 
-async def work(folder: Path, library: Path, total: int, transport: Transport) -> None:
-    """Send one message, start the workers, kill one, and wait until all is done."""
-    from sourcecode import app, list_files
-
-    async with app.connected(transport):
-        await list_files.send(str(library), route=["measure", "summarise"])
+async def work(folder: Path, library: Path, total: int, transport: Transport) -> bool:
+    """Send one message, start the workers, kill one, and wait until all is done; whether there was time to kill one."""
+    async with sourcecode.app.connected(transport):
+        await sourcecode.list_files.send(str(library), route=["measure", "summarise"])
     show = Show(total)
     show.say("sent one message to [bold]list_files[/], which will find the rest")
     workers = [Worker(number, folder) for number in range(1, WORKERS + 1)]
     for worker in workers:
         show.say(f"worker {worker.number} started, process {worker.process.pid}")
     victim: Worker | None = workers[0]
-    progress, moved = -1, time.monotonic()
+    progress, moved = None, time.monotonic()
     try:
         with show.bar:
-            while (counts := await look(transport)).left or not counts.listed:
-                done = counts.measured + counts.dead
+            while (counts := await look(transport, total)).left:
                 show.update(counts)
-                if done != progress:
-                    progress, moved = done, time.monotonic()
+                if counts != progress:
+                    progress, moved = counts, time.monotonic()
                 elif time.monotonic() - moved > PATIENCE:
                     raise SystemExit(f"demo: no progress for {PATIENCE:.0f} seconds; the logs are in {folder}")
-                if victim and done > total * KILL_AFTER and counts.leased:
+                if victim and counts.measured > total * KILL_AFTER and counts.in_work >= WORKERS:
                     victim.process.send_signal(signal.SIGKILL)
                     victim.process.wait()
                     show.say(f"[bold red]killed worker {victim.number}[/] with SIGKILL, in the middle of its work")
+                    show.say("what it held comes back when its leases end, in 5 s")
                     workers.append(Worker(len(workers) + 1, folder))
-                    show.say(
-                        f"worker {workers[-1].number} started, process {workers[-1].process.pid}; "
-                        "what the dead one held comes back in 5 s"
-                    )
+                    show.say(f"worker {len(workers)} started, process {workers[-1].process.pid}")
                     victim = None
                 await asyncio.sleep(0.1)
             show.update(counts)
+        return victim is None
     finally:
         for worker in workers:
             worker.stop()
 
 
-async def look(transport: Transport) -> Counts:
+async def look(transport: Transport, total: int) -> Counts:
     """How far the work is, according to the store."""
     depths = [await transport.depth(f"asya-{actor}") for actor in ACTORS]
     dead = (await transport.depth("asya-measure-dlq")).ready or 0
     waiting = [(depth.ready or 0) + (depth.leased or 0) + (depth.delayed or 0) for depth in depths]
-    measured = query("SELECT count(*) FROM files")[0][0]
-    return Counts(not waiting[0], measured, dead, depths[1].leased or 0, sum(waiting))
+    measured = 0 if waiting[0] else total - waiting[1]
+    return Counts(measured, dead, query("SELECT count(*) FROM files")[0][0], depths[1].leased or 0, sum(waiting))
 
 
 def query(statement: str) -> list[tuple]:
     """Rows of the report that `summarise` writes."""
-    from sourcecode import open_report
-
-    with open_report() as rows:
-        return rows.execute(statement).fetchall()
+    return sourcecode.report().execute(statement).fetchall()
 
 
 async def dead_letters(transport: Transport) -> dict[str, str]:
     """The files that could not be measured, with the reasons."""
     letters = await list_dead(transport, "asya-measure-dlq", limit=10_000)
     return {
-        json.loads(decode_envelope(letter.original.body).payload): f"{letter.type}: {letter.message}"
+        json.loads(bytes(decode_envelope(letter.original.body).payload)): letter.message or letter.type
         for letter in letters
     }
 
@@ -226,7 +224,7 @@ def list_reasons(reasons: dict[str, str], library: Path) -> None:
 def check(files: Sequence[Path], reasons: dict[str, str]) -> bool:
     """Compare the report with a count made without OnCue; whether they agree."""
     rows: dict[str, int] = dict(query("SELECT path, lines FROM files"))
-    functions, complexity, twice = query("SELECT sum(functions), sum(complexity), sum(attempt > 1) FROM files")[0]
+    functions, complexity = query("SELECT sum(functions), sum(complexity) FROM files")[0]
     readable = [path for path in files if str(path) not in reasons]
     counted = {str(path): count_lines(path) for path in readable}
     facts = [
@@ -245,7 +243,6 @@ def check(files: Sequence[Path], reasons: dict[str, str]) -> bool:
     for good, fact in facts:
         console.print(f"  {'[green]✓[/]' if good else '[red]✗ NOT SO:[/]'} {fact}")
     console.print(f"\n  {n(functions)} functions, {n(complexity)} ways through them.")
-    console.print(f"  {twice} files were in the killed worker's hands and were done by another.")
     return all(good for good, _ in facts)
 
 
@@ -273,14 +270,16 @@ def parses(path: str) -> bool:
 
 def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A plain table; what is made of numbers stands on the right."""
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for number, heading in enumerate(headings):
-        numeric = all(row[number].replace(",", "").isdigit() for row in rows)
-        drawn.add_column(heading, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        drawn.add_row(*row)
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    room = max(20, console.width - sum(widths[:-1]) - 2 * len(widths[:-1]))
     console.print(f"[bold]{title}[/]")
-    console.print(drawn)
+    for number, row in enumerate([headings, *rows]):
+        cells = [
+            cell.rjust(width) if rows[0][place].replace(",", "").isdigit() else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row[:-1], widths, strict=False))
+        ]
+        last = row[-1] if len(row[-1]) <= room else row[-1][: room - 1] + "…"
+        console.print("  ".join([*cells, last]), style=None if number else "dim", markup=False, soft_wrap=True)
     console.print()
 
 

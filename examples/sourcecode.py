@@ -13,8 +13,8 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from oncue import App, Context, Retry
@@ -47,8 +47,9 @@ def list_files(folder: str) -> Iterator[str]:
             yield str(path)
 
 
-# A lease of 5 seconds: files that a killed worker had in its hands come back after at most that time.
-@app.actor(lease=5, concurrency=4, retry=Retry(never=[SyntaxError, ValueError]))
+# lease: what a killed worker had in its hands comes back after at most 5 seconds. concurrency: parsing keeps a processor core
+# busy, so more than two files at once would only wait for each other; for more cores there are more worker processes.
+@app.actor(lease=5, concurrency=2, retry=Retry(never=[SyntaxError, ValueError]))
 def measure(path: str, context: Context) -> Measurement:
     source = Path(path).read_bytes()
     functions, imports = survey(ast.parse(source, filename=path))
@@ -65,15 +66,14 @@ def measure(path: str, context: Context) -> Measurement:
     )
 
 
-@app.actor(lease=5, concurrency=1)
+@app.actor(lease=5)
 def summarise(measurement: Measurement) -> None:
     row = {**asdict(measurement), "imports": " ".join(measurement.imports)}
-    with open_report() as report, report:
-        report.execute(
-            "INSERT OR REPLACE INTO files VALUES "
-            "(:path, :lines, :functions, :complexity, :hardest, :ways, :imports, :attempt)",
-            row,
-        )
+    report().execute(
+        "INSERT OR REPLACE INTO files VALUES "
+        "(:path, :lines, :functions, :complexity, :hardest, :ways, :imports, :attempt)",
+        row,
+    )
 
 
 def survey(tree: ast.AST) -> tuple[Counter[str], set[str]]:
@@ -106,11 +106,13 @@ def branches(node: ast.AST) -> int:
     return int(isinstance(node, BRANCHES))
 
 
-def open_report() -> "closing[sqlite3.Connection]":
-    """The table that `summarise` fills, in the file that DEMO_REPORT names."""
-    report = sqlite3.connect(os.environ["DEMO_REPORT"], timeout=30)
-    report.execute(
+@cache
+def report() -> sqlite3.Connection:
+    """The table that `summarise` fills, in the file that DEMO_REPORT names; every statement is a transaction."""
+    connection = sqlite3.connect(os.environ["DEMO_REPORT"], timeout=30, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(
         "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, lines INTEGER, functions INTEGER, "
         "complexity INTEGER, hardest TEXT, ways INTEGER, imports TEXT, attempt INTEGER)"
     )
-    return closing(report)
+    return connection
