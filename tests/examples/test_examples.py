@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import os
 import re
 import shutil
 import subprocess
@@ -11,16 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import EXAMPLES, environment
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
 NUMBERED = sorted(EXAMPLES.glob("[0-9][0-9]_*.py"))
-
-
-def environment() -> dict[str, str]:
-    """This process's, with `python` and `oncue` those that run the tests, and no setting from outside."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ONCUE_", "ASYA_", "PYTEST_"))}
-    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "error"}
 
 
 @pytest.mark.parametrize("program", NUMBERED, ids=lambda path: path.stem)
