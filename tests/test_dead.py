@@ -273,6 +273,14 @@ async def test_a_letter_whose_queue_is_gone_stays_and_the_others_go(transport: T
 
 
 @on_each_store
+async def test_many_letters_that_have_to_stay_do_not_stand_in_the_way_of_others(transport: Transport) -> None:
+    await transport.send(*(Send("q-dlq", letter(str(number), queue="gone").message) for number in range(200)))
+    await bury(transport, range(200, 220))
+    swept = await redrive(transport, "q-dlq")
+    assert (swept.count, len(swept.refused)) == (20, 200)
+
+
+@on_each_store
 async def test_five_thousand_letters_are_put_back_and_a_few_are_found_among_them(transport: Transport) -> None:
     await bury(transport, range(4990))
     await transport.send(*(letter(f"odd{number}", error="KeyError") for number in range(10)))

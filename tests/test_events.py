@@ -64,7 +64,8 @@ def test_every_listener_hears_every_event_in_order_of_subscription() -> None:
 def test_who_unsubscribes_hears_no_more_and_may_do_so_twice() -> None:
     heard: list[Event] = []
     events = Events()
-    once, again = events.subscribe(heard.append), events.subscribe(heard.append)
+    hear = heard.append
+    once, again = events.subscribe(hear), events.subscribe(hear)
     events.emit(DONE)
     assert heard == [DONE, DONE], "who subscribes twice hears twice"
     once()

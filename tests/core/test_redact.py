@@ -42,6 +42,7 @@ def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
         ("unexpected token: x in line 2", "unexpected token: x in line 2"),
         ("compass=north author=me", "compass=north author=me"),
         ("password: hunter2", "password: ***"),
+        ('password="token=hunter2 hunter2" left', 'password="***" left'),
     ],
 )
 def test_the_values_of_secret_names_are_hidden_and_prose_is_not(text: str, shown: str) -> None:
