@@ -55,6 +55,11 @@ def path_of(url: str) -> Path:
     return Path(path).absolute()
 
 
+def numbered(*values: object) -> dict[str, object]:
+    """The values of `?1`, `?2`, …, in the one form in which no version of Python takes them for something else."""
+    return {str(number): value for number, value in enumerate(values, 1)}
+
+
 def prepare(path: Path) -> None:
     """Make the file and its folder where they are missing, readable by their owner only.
 

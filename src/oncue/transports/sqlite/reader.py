@@ -16,7 +16,7 @@ from oncue.core.errors import ConnectionLostError, QueueNotFoundError
 from oncue.core.message import Message
 from oncue.transports.base import Depth, QueueSpec
 from oncue.transports.sqlite.clock import steady, wall
-from oncue.transports.sqlite.file import connect, mapped, place_of
+from oncue.transports.sqlite.file import connect, mapped, numbered, place_of
 from oncue.transports.sqlite.schema import BLOCKED, LEASED, READY, SCHEDULED, SUSPECT, configure
 
 _T = TypeVar("_T")
@@ -120,7 +120,7 @@ def _depth(connection: sqlite3.Connection, name: str) -> Depth:
     id, spec = _find(connection, name)
     too_old = "?4" if spec.retention is None else _TOO_OLD
     oldest = 0 if spec.retention is None else _oldest_kept(spec)
-    row = connection.execute(_DEPTH % too_old, (id, wall(), steady(), oldest)).fetchone()
+    row = connection.execute(_DEPTH % too_old, numbered(id, wall(), steady(), oldest)).fetchone()
     if row is None:
         raise QueueNotFoundError(name)
     messages, leased, delayed, old = row
@@ -130,7 +130,7 @@ def _depth(connection: sqlite3.Connection, name: str) -> Depth:
 def _peek(connection: sqlite3.Connection, name: str, limit: int) -> Sequence[Message]:
     id, spec = _find(connection, name)
     found = []
-    for head, body in connection.execute(_PEEK, (id, limit, _oldest_kept(spec))):
+    for head, body in connection.execute(_PEEK, numbered(id, limit, _oldest_kept(spec))):
         message_id, key, headers = _decode_head(head)
         found.append(Message(body, message_id, headers, key))
     return found

@@ -20,7 +20,7 @@ from oncue.core.errors import QueueNotFoundError
 from oncue.core.message import Message
 from oncue.transports.base import QueueSpec
 from oncue.transports.sqlite.clock import ORIGIN
-from oncue.transports.sqlite.file import BUSY, is_busy
+from oncue.transports.sqlite.file import BUSY, is_busy, numbered
 from oncue.transports.sqlite.schema import BLOCKED, LEASED, NO_TOKEN, READY, SCHEDULED, SUSPECT
 
 LAPSES = 2
@@ -173,7 +173,7 @@ class Store:
         """Start a transaction that can write. Blocks up to `busy` seconds for other processes."""
         self._patiently("BEGIN IMMEDIATE")
 
-    def _patiently(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+    def _patiently(self, statement: str, values: Sequence[object] | Mapping[str, object] = ()) -> sqlite3.Cursor:
         """Execute outside of a transaction, where others may be in the way for up to `busy` seconds."""
         return self._again_while_busy(lambda: self._execute(statement, values))
 
@@ -294,7 +294,7 @@ class Store:
 
     def unblock(self, queue: Queue, lanes: Iterable[str], wall: int) -> None:
         """Offer the first message of each of these keys of a fifo queue."""
-        self._execute(_FIRST_OF_KEY, (wall, queue.id, _encode(list(lanes)).decode()))
+        self._execute(_FIRST_OF_KEY, numbered(wall, queue.id, _encode(list(lanes)).decode()))
 
     def held(self, holdings: Iterable[Holding], steady: int) -> set[Holding]:
         """Those of the leases that are still held."""
@@ -316,14 +316,14 @@ class Store:
 
     def look(self, queue: Queue) -> Look:
         """What there is to claim; outside of a transaction."""
-        return Look(*self._patiently(_LOOK, (queue.id,)).fetchone())
+        return Look(*self._patiently(_LOOK, numbered(queue.id)).fetchone())
 
     def take(self, queue: Queue, claim: Claim, wall: int, steady: int) -> tuple[Look, list[Taken]]:
         """Lease messages that are ready or have become so by now; them, and what there is besides."""
         wanted = min(claim.most, _CLAIM_MOST)
         caught_up = False
         while True:
-            row = self._execute(_TAKE, (queue.id, int(claim.suspects), wanted)).fetchone()
+            row = self._execute(_TAKE, numbered(queue.id, int(claim.suspects), wanted)).fetchone()
             exists, scheduled, leased, since, *columns = row
             late = (scheduled is not None and scheduled <= wall) or (leased is not None and leased <= steady)
             if late and not caught_up:
@@ -376,20 +376,20 @@ class Store:
         """Whether a message was kept for longer than the queue keeps them; outside of a transaction."""
         if queue.retention is None:
             return False
-        found = self._patiently(f"SELECT EXISTS ({_OLD})", (queue.id, wall - queue.retention))
+        found = self._patiently(f"SELECT EXISTS ({_OLD})", numbered(queue.id, wall - queue.retention))
         return bool(found.fetchone()[0])
 
     def drop_old(self, queue: Queue, wall: int) -> None:
         """Remove messages that were kept for longer than the queue keeps them, some at a time."""
         if queue.retention is None:
             return
-        self._execute(f"DELETE FROM oncue_messages WHERE seq IN ({_OLD})", (queue.id, wall - queue.retention))
+        self._execute(f"DELETE FROM oncue_messages WHERE seq IN ({_OLD})", numbered(queue.id, wall - queue.retention))
         self.unblock_all(queue, wall)
 
     def unblock_all(self, queue: Queue, wall: int) -> None:
         """Offer the first message of every key of a fifo queue."""
         if queue.spec.fifo:
-            self._execute(_FIRST_OF_ALL_KEYS, (wall, queue.id))
+            self._execute(_FIRST_OF_ALL_KEYS, numbered(wall, queue.id))
 
     # Housekeeping, outside of transactions
 
