@@ -454,6 +454,28 @@ def test_what_is_passed_over_is_held_without_its_lease_running_out_however_slow_
     run_in_virtual_time(scenario())
 
 
+def test_letters_whose_sweeps_were_killed_twice_do_not_stand_in_the_way_of_each_other() -> None:
+    async def scenario() -> None:
+        transport = await _memory()
+        await bury(transport, range(20))
+        await transport.send(Send("q-dlq", letter("strange", queue="gone").message))
+        for _ in range(2):
+            async with transport.subscribe("q-dlq", prefetch=21) as subscription:
+                for _ in range(21):
+                    await subscription.receive()
+                await asyncio.sleep(4.0)
+        started = asyncio.get_running_loop().time()
+        assert (await redrive(transport, "q-dlq", DeadFilter(ids=frozenset({"5", "strange", "19"})))).count == 2
+        assert asyncio.get_running_loop().time() - started < 2.0
+        assert sorted(await ids(transport, "q-dlq") + await ids(transport, "q")) == sorted(
+            [*map(str, range(20)), "strange"]
+        )
+        await asyncio.sleep(3.0)
+        assert (await redrive(transport, "q-dlq")).count == 18
+
+    run_in_virtual_time(scenario())
+
+
 def test_a_transport_that_cannot_count_is_swept_to_its_end() -> None:
     async def scenario() -> None:
         inner = await _memory()

@@ -50,6 +50,8 @@ _WINDOW = 64
 _IDLE = 1.0
 _PATIENCE = 5
 """After this many times _IDLE seconds without a letter, what the depth still shows is taken to be somebody else's."""
+_SUSPECT = 2
+"""A letter that was handed out more often may be one of those of which a subscription holds a single one."""
 
 
 def dead_queue_name(queue: str) -> str:
@@ -210,6 +212,8 @@ async def redrive(
     Takes at most as many as were there at the start, so a letter that dies again meanwhile does not go round and round.
     Each one leaves the dead letters together with its arrival in its queue where the transport's acks are atomic, else
     after it. Cancelling it, or an error, loses none: what was not yet put back stays, uncounted.
+    What does not match is held meanwhile, or, where earlier sweeps were killed while they held it, delayed by one lease.
+    `progress` must not raise.
     """
     return await _Sweep(transport, dead_queue, which, limit, progress, _put_back).run()
 
@@ -234,7 +238,7 @@ async def _drop(lease: Lease, _letter: DeadLetter) -> None:
 
 
 class _Sweep:
-    """One pass over a dead queue: what matches goes; what does not is held to the end, so that it is not received again."""
+    """One pass over a dead queue: what matches goes; what does not is kept aside, so that it is not received again."""
 
     def __init__(
         self,
@@ -256,6 +260,7 @@ class _Sweep:
         self._taken: set[str] = set()
         self._matched = 0
         self._count = 0
+        self._length = 0.0
         self._held: list[Lease] = []
         self._refused: dict[str, str] = {}
         self._broken: TransportError | None = None
@@ -265,9 +270,9 @@ class _Sweep:
         wanted = [bound for bound in (present, None if self._which else self._limit) if bound is not None]
         window = min([_WINDOW, *wanted])
         if window > 0:
-            lease = await self._lease()
+            self._length = await self._lease_length()
             async with self._transport.subscribe(self._queue, prefetch=window) as subscription:
-                keeper = asyncio.create_task(self._keep(lease))
+                keeper = asyncio.create_task(self._keep())
                 try:
                     await self._drain(subscription, present, window)
                 finally:
@@ -277,7 +282,7 @@ class _Sweep:
             raise self._broken
         return Swept(self._count, self._refused)
 
-    async def _lease(self) -> float:
+    async def _lease_length(self) -> float:
         specs = await self._transport.queues()
         return next((spec.lease for spec in specs if spec.name == self._queue), QueueSpec(name=self._queue).lease)
 
@@ -301,7 +306,7 @@ class _Sweep:
                     self._taken.add(letter.id)
                     tasks.create_task(self._settle(lease, letter, subscription, room, window))
                 else:
-                    self._hold(lease, subscription, window)
+                    await self._set_aside(lease, subscription, window)
                     room.release()
 
     async def _receive(self, subscription: Subscription) -> Lease | None:
@@ -320,9 +325,18 @@ class _Sweep:
             return False
         return present is None or (letter.last is not None and letter.last >= self._started)
 
-    def _hold(self, lease: Lease, subscription: Subscription, window: int) -> None:
-        self._held.append(lease)
-        subscription.resize(len(self._held) + window)
+    async def _set_aside(self, lease: Lease, subscription: Subscription, window: int) -> None:
+        """Keep a letter that stays from being received again: held to the end, or else out of the way for a while."""
+        if lease.attempt <= _SUSPECT:
+            self._held.append(lease)
+            subscription.resize(len(self._held) + window)
+            return
+        try:
+            await lease.nack(delay=self._length)
+        except LeaseLostError:
+            return  # it comes again, to us or to somebody else
+        except TransportError as error:
+            self._broken = self._broken or error
 
     async def _settle(
         self, lease: Lease, letter: DeadLetter, subscription: Subscription, room: asyncio.Semaphore, window: int
@@ -333,7 +347,7 @@ class _Sweep:
             pass  # it is a dead letter still, or again, and another pass will meet it
         except (QueueNotFoundError, MessageTooLargeError, InvalidValueError) as error:
             self._refused[letter.id] = str(error)
-            self._hold(lease, subscription, window)
+            await self._set_aside(lease, subscription, window)
         except TransportError as error:
             self._broken = self._broken or error
         else:
@@ -342,12 +356,12 @@ class _Sweep:
                 self._progress(self._count)
         room.release()
 
-    async def _keep(self, length: float) -> None:
+    async def _keep(self) -> None:
         """Extend what is held, for as long as it runs."""
         while True:
-            await asyncio.sleep(length / 3)
+            await asyncio.sleep(self._length / 3)
             held = self._held[:]
-            results = await asyncio.gather(*(lease.extend(length) for lease in held), return_exceptions=True)
+            results = await asyncio.gather(*(lease.extend(self._length) for lease in held), return_exceptions=True)
             lost = {
                 id(lease) for lease, result in zip(held, results, strict=True) if isinstance(result, LeaseLostError)
             }
