@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent import futures
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SLICE = 0.5
+"""Seconds between looks at whether the program was interrupted."""
 _ENDING = 10.0
 """Seconds that the background thread has to end."""
 
@@ -143,6 +146,9 @@ def _wait(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
     """What `work` returns in `loop`; interrupted, as by Ctrl-C, it is cancelled there before the interruption goes on."""
     future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
+        # In slices, since a signal that comes just before a thread falls asleep does not wake it.
+        while not futures.wait([future], _SLICE).done:
+            continue
         return future.result()
     except BaseException:
         future.cancel()

@@ -57,7 +57,7 @@ class Replies:
         self._clock = clock
         self._making = asyncio.Lock()
         self._current: _Mailbox | None = None
-        self._older: list[_Mailbox] = []
+        self._all: list[_Mailbox] = []
 
     async def call(
         self,
@@ -86,24 +86,23 @@ class Replies:
 
     async def close(self) -> None:
         """End all calls that still wait and delete the queues. May be called twice."""
-        mailboxes = [*self._older, *([self._current] if self._current is not None else [])]
-        self._current, self._older = None, []
-        for mailbox in mailboxes:
-            await mailbox.close()
+        self._current = None
+        while self._all:
+            await self._all.pop().close()
 
     async def _mailbox(self) -> _Mailbox:
         async with self._making:
             current = self._current
             if current is None or current.made + FRESH <= self._clock():
+                first = not self._all
                 fresh = _Mailbox(self._transport, self._clock())
+                self._all.append(fresh)  # before it is there: a call that is cancelled now must not leave it behind
                 await fresh.open()
-                if current is None:
-                    await self._sweep()
-                else:
-                    self._older.append(current)
                 self._current = current = fresh
-            for old in [old for old in self._older if not old.waiting]:
-                self._older.remove(old)
+                if first:
+                    await self._sweep()
+            for old in [old for old in self._all if old is not current and not old.waiting]:
+                self._all.remove(old)
                 await old.close()
             return current
 
