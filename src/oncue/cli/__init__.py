@@ -24,6 +24,7 @@ VERBS = {
 
 
 @click.group(
+    "oncue",
     cls=Program,
     verbs=VERBS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -34,9 +34,11 @@ def exit_code(command: Callable[[], Any], session: Session) -> int:
         result = command()
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence(sys.stdout)
+        silence(sys.stdout)
         return PIPE_CLOSED
     except (click.Abort, KeyboardInterrupt):
+        if sys.stderr.isatty():
+            click.echo(err=True)  # behind the ^C that the terminal shows
         say("interrupted")
         return INTERRUPTED
     except Exception as error:
@@ -52,7 +54,7 @@ def say(text: str, hint: str = "") -> None:
     try:
         click.echo(line, err=True)
     except BrokenPipeError:
-        _silence(sys.stderr)
+        silence(sys.stderr)
 
 
 def _explain(error: Exception) -> int:
@@ -119,7 +121,7 @@ def _show_traceback(error: Exception) -> None:
     click.echo(redact_urls("".join(traceback.format_exception(error))), err=True, nl=False)
 
 
-def _silence(stream: TextIO) -> None:
+def silence(stream: TextIO) -> None:
     """Let the interpreter's last flush go nowhere: there is nobody to read it, nor a complaint about it."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)

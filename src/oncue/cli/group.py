@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from oncue.cli.failure import exit_code
+from oncue.cli.failure import PIPE_CLOSED, exit_code, silence
 from oncue.cli.session import Session, global_options
 
 
@@ -80,6 +80,15 @@ class LazyGroup(Group):
 
 class Program(LazyGroup):
     """The group at the top: it turns whatever goes wrong below into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None
+        except BrokenPipeError:
+            silence(sys.stdout)
+            raise click.exceptions.Exit(PIPE_CLOSED) from None
 
     def main(
         self,

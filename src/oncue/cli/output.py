@@ -17,6 +17,8 @@ _T = TypeVar("_T")
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 _GAP = "  "
+_LEAST = 10
+"""Characters that a column keeps, however narrow the terminal is."""
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))} | {10: "\\n", 13: "\\r", 9: "\\t"}
 
 
@@ -35,10 +37,10 @@ def write_table(rows: Sequence[_T], columns: Sequence[Column[_T]], *, empty: str
         click.echo(empty, err=True)
         return
     cells = [[one_line(column.text(row)) for column in columns] for row in rows]
-    if sys.stdout.isatty():
-        _write_rich(cells, columns)
-        return
     widths = [max(len(column.heading), *(len(line[place]) for line in cells)) for place, column in enumerate(columns)]
+    if sys.stdout.isatty():
+        _write_rich(cells, columns, widths)
+        return
     for line in ([column.heading for column in columns], *cells):
         padded = [
             text.rjust(width) if column.right else text.ljust(width)
@@ -47,28 +49,28 @@ def write_table(rows: Sequence[_T], columns: Sequence[Column[_T]], *, empty: str
         click.echo(_GAP.join(padded).rstrip())
 
 
-def _write_rich(cells: Sequence[Sequence[str]], columns: Sequence[Column[Any]]) -> None:
+def _write_rich(cells: Sequence[Sequence[str]], columns: Sequence[Column[Any]], widths: Sequence[int]) -> None:
+    """The table in the width of the terminal: columns that may be cut share what the others leave, but not too little."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
+    console = Console(highlight=False)
+    gaps = len(_GAP) * (len(columns) - 1)
+    fixed = sum(width for width, column in zip(widths, columns, strict=True) if not column.cut)
+    room = max(console.width - fixed - gaps, _LEAST)
+    table = Table(box=None, pad_edge=False, padding=(0, len(_GAP), 0, 0), header_style="bold")
+    for column, width in zip(columns, widths, strict=True):
         table.add_column(
             column.heading,
             justify="right" if column.right else "left",
+            width=min(width, room) if column.cut else width,
             no_wrap=True,
-            overflow="ellipsis" if column.cut else "fold",
-            min_width=None if column.cut else max(map(len, (column.heading, *_column(cells, columns, column)))),
+            overflow="ellipsis",
         )
     for line in cells:
         table.add_row(*(Text(text) for text in line))
-    Console(highlight=False, soft_wrap=False).print(table)
-
-
-def _column(cells: Sequence[Sequence[str]], columns: Sequence[Column[Any]], column: Column[Any]) -> list[str]:
-    place = columns.index(column)
-    return [line[place] for line in cells]
+    console.print(table, width=max(console.width, fixed + gaps + room), crop=False, soft_wrap=True)
 
 
 def write_fields(fields: Sequence[tuple[str, str]]) -> None:

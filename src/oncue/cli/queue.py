@@ -208,7 +208,7 @@ async def _delete(settings: Settings, name: str, *, with_dead_letters: bool, yes
             await transport.delete(dead)
         click.echo(f"Queue {found} is deleted.", err=True)
         if there and not both:
-            click.echo(f"Its {plural(letters or 0, 'dead letter')} are kept in {dead}.", err=True)
+            click.echo(f"Kept {plural(letters or 0, 'dead letter')} in {dead}.", err=True)
 
 
 async def _contents(transport: Transport, name: str) -> str:
