@@ -216,6 +216,13 @@ async def test_what_a_cancelled_handler_finishes_all_the_same_counts() -> None:
             await asyncio.sleep(2.0)
         return Done()
 
+    def notice(event: object) -> None:
+        task = asyncio.current_task()
+        if isinstance(event, MessageDone) and task is not None:
+            cancelling.append(task.cancelling())
+
+    cancelling: list[int] = []
+    world.events.subscribe(notice)
     world.trouble.latency["settle"] = 1.0
     task = asyncio.create_task(world.pump(handler).run(world.stop))
     await began.wait()
@@ -224,6 +231,7 @@ async def test_what_a_cancelled_handler_finishes_all_the_same_counts() -> None:
     assert now() == pytest.approx(3.0, abs=0.1)
     assert await world.depth() == (0, 0, 0)
     assert world.heard.of(PumpStopped) == [PumpStopped("q", 1, 0)]
+    assert cancelling == [0], "nobody wants to cancel the settling"
 
 
 @in_virtual_time

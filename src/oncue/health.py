@@ -29,7 +29,7 @@ class Pulse:
 
     def lost(self, error: str) -> None:
         """The broker cannot be reached; not ready from now to the next beat."""
-        self.error = error
+        self.error = error or "the broker cannot be reached"
 
     def end(self) -> None:
         """The loop has ended on purpose and is no longer asked about; may be called twice."""
@@ -63,7 +63,9 @@ class Health:
         return pulse
 
     def ready(self) -> Sequence[str]:
-        """Why work is not received now, a line for each loop; empty when all is well."""
+        """Why work is not received now, a line for each loop; empty when there are loops and all is well."""
+        if not self._pulses:
+            return ["no queue is received from"]
         return [reason for pulse in self._pulses if (reason := self._unready(pulse))]
 
     def alive(self) -> Sequence[str]:
