@@ -120,7 +120,13 @@ async def test_what_is_no_envelope_for_this_actor_is_dead(body: bytes, text: str
     assert isinstance(outcome, Dead)
     assert (outcome.failure.code, outcome.failure.type) == (PARSING_ERROR, "InvalidEnvelopeError")
     assert text in outcome.failure.message
-    assert handler_of(echo, ends=Ends("a", "b")).on_dead(Message(b"", "m"), outcome.failure) == ()
+    (told,) = handler_of(echo, ends=Ends("a", "b")).on_dead(Message(b"", "m"), outcome.failure)
+    assert told.queue == "b"
+    error_envelope = json.loads(told.message.body)
+    assert error_envelope["id"] == "m"  # an empty one would go round in error-end for ever
+    assert error_envelope["route"] == {"actors": ["error-end"], "current": 0}
+    assert error_envelope["payload"] == {"error": outcome.failure.message}
+    assert handler_of(echo).on_dead(Message(b"", "m"), outcome.failure) == ()
 
 
 async def test_a_message_whose_deadline_has_passed_is_dead_before_its_handler_starts() -> None:

@@ -10,18 +10,18 @@ import msgspec
 from msgspec import Raw
 
 from oncue.context import Context, Named
-from oncue.core.envelope import NULL, Envelope, check_turn, decode_envelope
+from oncue.core.envelope import Envelope, check_turn, decode_envelope
 from oncue.core.errors import InvalidEnvelopeError, InvalidValueError
 from oncue.core.failure import EXPIRED_ERROR, PARSING_ERROR, Failure
 from oncue.core.message import Message, Send
-from oncue.core.outcome import Dead, Done, Outcome, Retry
+from oncue.core.outcome import Dead, Done, Outcome, Release, Retry
 from oncue.core.retry import RetryPolicy
 from oncue.core.times import timestamp
 from oncue.dead import SENT_AT
 from oncue.ends import NOWHERE, Ends
 from oncue.outgoing import BRANCH, ENDS, Outgoing, check_actor_name
 from oncue.transports.base import QueueSpec
-from oncue.workloads import Workload
+from oncue.workloads import Routed, Workload
 from oncue.workloads.signature import Signature, place_of, read_signature
 
 P = ParamSpec("P")
@@ -158,11 +158,13 @@ class ActorHandler:
             sends = context.end()
         if type(answer) is Raw:
             return self._go_on(message, sends, [envelope.next(answer, route=envelope.route.advanced())])
-        if answer is None or answer == ():
-            # The route ends here: its `current` stays at the actor that ended it (as in Asya).
-            return self._end(message, sends, [envelope.next(NULL, route=envelope.route)])
-        if isinstance(answer, Retry | Dead):
+        if isinstance(answer, Retry | Dead | Release):
             return answer
+        if isinstance(answer, Routed):
+            return self._go_on(message, sends, [_routed(envelope, answer)])
+        if not answer:
+            kept, replies = self._ends.reached_early(envelope, message)
+            return Done((*sends, *kept), replies)
         return self._go_on(message, sends, _branches(envelope, answer))
 
     def on_dead(self, message: Message, failure: Failure) -> Sequence[Send]:
@@ -170,46 +172,56 @@ class ActorHandler:
         try:
             envelope = decode_envelope(message.body)
         except InvalidEnvelopeError:
-            return ()
+            return self._ends.unreadable(failure, message)
         return self._ends.failed(envelope, failure, message, self._longest)
 
     def _go_on(self, message: Message, sends: Sequence[Send], envelopes: Sequence[Envelope]) -> Done:
-        target = envelopes[0].route.actor
-        if target is None:
-            return self._end(message, sends, envelopes)
-        queue, key = self._prefix + target, message.key
+        """Send each envelope to the actor whose turn it is, or to the ends when its route is finished."""
         headers = {**message.headers, SENT_AT: timestamp()} if message.headers else {SENT_AT: timestamp()}
-        hops = [Send(queue, Message(each.encode(), each.id, headers, key)) for each in envelopes]
-        return Done((*sends, *hops))
+        hops: list[Send] = []
+        ended: list[Envelope] = []
+        for each in envelopes:
+            target = each.route.actor
+            if target is None:
+                ended.append(each)
+            else:
+                hops.append(Send(self._prefix + target, Message(each.encode(), each.id, headers, message.key)))
+        if not ended:
+            return Done((*sends, *hops))
+        kept, replies = self._ends.reached(ended, message)
+        return Done((*sends, *hops, *kept), replies)
 
-    def _end(self, message: Message, sends: Sequence[Send], envelopes: Sequence[Envelope]) -> Done:
-        kept, replies = self._ends.reached(envelopes, message)
-        return Done((*sends, *kept), replies)
+
+def _routed(envelope: Envelope, answer: Routed) -> Envelope:
+    return Envelope(envelope.id, answer.route, answer.payload, answer.headers, envelope.parent_id, answer.extra)
 
 
-def _branches(envelope: Envelope, items: Sequence[Raw]) -> Sequence[Envelope]:
+def _branches(envelope: Envelope, items: Sequence[Raw | Routed]) -> Sequence[Envelope]:
     """The envelopes of a fan-out.
 
     Item 0 keeps the id and item i has `<id>-<i>`, as in Asya. There, two fan-outs on one route give the same ids to
     different messages; here each level at which the id was kept before is written as `-0` in between.
     """
-    route = envelope.route.advanced()
+    advanced = envelope.route.advanced()
     place = branch_of(envelope.headers)
     kept = 0
     while kept < len(place) and place[-1 - kept][0] == 0:
         kept += 1
     stem = envelope.id + "-0" * kept
-    return [
-        Envelope(
-            f"{stem}-{index}" if index else envelope.id,
-            route,
-            item,
-            {**envelope.headers, BRANCH: [*place, [index, len(items)]]},
-            envelope.id if index else envelope.parent_id,
-            envelope.extra,
+    children = []
+    for index, item in enumerate(items):
+        routed = item if isinstance(item, Routed) else Routed(item, advanced, envelope.headers, envelope.extra)
+        children.append(
+            Envelope(
+                f"{stem}-{index}" if index else envelope.id,
+                routed.route,
+                routed.payload,
+                {**routed.headers, BRANCH: [*place, [index, len(items)]]},
+                envelope.id if index else envelope.parent_id,
+                routed.extra,
+            )
         )
-        for index, item in enumerate(items)
-    ]
+    return children
 
 
 def branch_of(headers: Mapping[str, Any]) -> Sequence[tuple[int, int]]:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Raw
 
-from oncue.core.envelope import Envelope, decode_envelope
+from oncue.core.envelope import NULL, Envelope, Route, decode_envelope
 from oncue.core.errors import InvalidEnvelopeError, InvalidValueError, TransportClosedError, TransportError
 from oncue.core.failure import PARSING_ERROR, PROCESSING_ERROR, Failure
-from oncue.core.message import Message, Send, check_queue_name
+from oncue.core.message import Message, Send, check_queue_name, new_id
 from oncue.core.outcome import Dead, Done, Outcome, Release, Retry
 from oncue.core.retry import RetryPolicy
 from oncue.core.times import parse_timestamp
 from oncue.dead import SENT_AT
-from oncue.outgoing import FAILED, REPLY_TO, message_of
+from oncue.outgoing import ERROR_END, FAILED, REPLY_TO, message_of
 
 if TYPE_CHECKING:
     from oncue.results import Result, ResultStore, Status
@@ -30,19 +30,31 @@ _LONGEST_TRACEBACK = 8192
 
 class Ends(msgspec.Struct, frozen=True):
     """Where the ends of routes go: to the queues of the end actors, each empty when results are not kept, and to the queue
-    that the envelope itself names."""
+    that the envelope itself names.
+
+    `answers` says that who waits is told from here and not by the end actors. `original` says that a route that ends
+    early hands its envelope on as it came, as in Asya, and not with an empty payload.
+    """
 
     happy: str = ""
     error: str = ""
+    answers: bool = True
+    original: bool = False
 
     def reached(self, envelopes: Sequence[Envelope], message: Message) -> tuple[Sequence[Send], tuple[Send, ...]]:
         """What goes out when `message` has led to the end of its route: what must arrive, and what may find nobody."""
-        waiting = _reply_queue(envelopes[0].headers)
+        waiting = self._waiting(envelopes[0])
         if not self.happy and not waiting:
             return (), ()
         messages = [message_of(envelope, message.key) for envelope in envelopes]
         kept = [Send(self.happy, each) for each in messages] if self.happy else ()
         return kept, tuple([Send(waiting, each) for each in messages]) if waiting else ()
+
+    def reached_early(self, envelope: Envelope, message: Message) -> tuple[Sequence[Send], tuple[Send, ...]]:
+        """As `reached` for a route that ends without a result; its `current` stays at the actor that ended it, as in Asya."""
+        if self.original:
+            return self.reached([envelope], message)
+        return self.reached([envelope.next(NULL, route=envelope.route)], message)
 
     def failed(self, envelope: Envelope, failure: Failure, message: Message, longest: int | None) -> Sequence[Send]:
         """What goes out, in the form of Asya's error envelope, when `message` is given up."""
@@ -52,11 +64,25 @@ class Ends(msgspec.Struct, frozen=True):
             if longest is not None and len(told.body) > longest:
                 told = message_of(envelope.next(_error(failure, None), route=envelope.route), message.key)
             sends.append(Send(self.error, told))
-        waiting = _reply_queue(envelope.headers)
+        waiting = self._waiting(envelope)
         if waiting:
             answer = envelope.next(_error(failure, None), route=envelope.route).with_headers({FAILED: failure.code})
             sends.append(Send(waiting, message_of(answer)))
         return sends
+
+    def unreadable(self, failure: Failure, message: Message) -> Sequence[Send]:
+        """As `failed` for what is no envelope.
+
+        Asya gives the error envelope an empty id, which its error-end refuses with an error envelope, and so on for ever; here
+        it has the id of the message.
+        """
+        if not self.error:
+            return ()
+        envelope = Envelope(message.id or new_id(), Route((ERROR_END,)), _error(failure, None))
+        return [Send(self.error, message_of(envelope, message.key))]
+
+    def _waiting(self, envelope: Envelope) -> str:
+        return _reply_queue(envelope.headers) if self.answers else ""
 
 
 NOWHERE = Ends()
@@ -108,7 +134,7 @@ class _ErrorPayload(msgspec.Struct, omit_defaults=True):
     """The payload of Asya's error envelope."""
 
     error: str
-    details: _Details = msgspec.field(default_factory=_Details)
+    details: _Details | None = None
     original_payload: Raw | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -117,6 +143,8 @@ _decode_error = msgspec.json.Decoder(_ErrorPayload).decode
 
 
 def _error(failure: Failure, original: Raw | None) -> Raw:
+    if failure.type == InvalidEnvelopeError.__name__:  # Asya has the whole text where others have a code
+        return Raw(_encode(_ErrorPayload(failure.message, None, msgspec.UNSET if original is None else original)))
     details = _Details(_plain(failure.message), failure.type, _plain(failure.traceback[-_LONGEST_TRACEBACK:]))
     return Raw(_encode(_ErrorPayload(failure.code, details, msgspec.UNSET if original is None else original)))
 
@@ -132,7 +160,8 @@ def read_failure(payload: Raw) -> Failure:
         found = _decode_error(payload)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Failure(PROCESSING_ERROR, "UnknownError", "the error envelope does not say what went wrong")
-    return Failure(found.error, found.details.type or found.error, found.details.message, found.details.traceback)
+    details = found.details or _Details(found.error, found.error)
+    return Failure(found.error, details.type or found.error, details.message, details.traceback)
 
 
 def _reply_queue(headers: Mapping[str, Any]) -> str:

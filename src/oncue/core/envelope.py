@@ -86,6 +86,14 @@ class Envelope(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """The envelope as JSON. Empty headers and an absent parent are left out; every unknown field is there."""
+        fields = self.fields()
+        fields["payload"] = self.payload
+        if self.extra:
+            fields.update(self.extra)
+        return _encode(fields)
+
+    def fields(self) -> dict[str, Any]:
+        """The known fields but the payload, as they are written."""
         route = self.route
         fields: dict[str, Any] = {"id": self.id}
         if self.parent_id is not None:
@@ -93,10 +101,7 @@ class Envelope(msgspec.Struct, frozen=True):
         fields["route"] = {"actors": route.actors, "current": route.current, **route.extra}
         if self.headers:
             fields["headers"] = self.headers
-        fields["payload"] = self.payload
-        if self.extra:
-            fields.update(self.extra)
-        return _encode(fields)
+        return fields
 
     def next(self, payload: Raw, *, route: Route, index: int = 0) -> Envelope:
         """The envelope with the result `payload` for its place in `route`, as item `index` of a fan-out.

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import msgspec
 from msgspec import Raw
 
 from oncue.context import Context
-from oncue.core.envelope import Envelope
-from oncue.core.outcome import Dead, Retry
+from oncue.core.envelope import Envelope, Route
+from oncue.core.outcome import Dead, Release, Retry
 
-Answer = Raw | tuple[Raw, ...] | None | Retry | Dead
-"""A result as JSON; several that fan out; None when the route ends here; or what a failed attempt came to."""
+
+class Routed(msgspec.Struct, frozen=True):
+    """A result that says itself how it goes on: by `route` as it stands, with these headers and unknown fields."""
+
+    payload: Raw
+    route: Route
+    headers: Mapping[str, Any]
+    extra: Mapping[str, Raw]
+
+
+Answer = Raw | Routed | Sequence[Raw | Routed] | None | Retry | Dead | Release
+"""A result as JSON; several that fan out; None or no result when the route ends here; or what an attempt without a result
+came to."""
 
 
 class Workload(Protocol):
