@@ -99,7 +99,8 @@ class Basics(TransportCases):
             used = time.process_time()
             await self.expect_nothing(subscription, seconds=0.5)
             used = time.process_time() - used
-        assert used < 0.1, f"{used:.2f} s of processor time in 0.5 s of waiting"
+        # On a busy machine one who asks in a loop gets little time as well, so what counts is the share of what could be had.
+        assert used < 0.1 * _processor_share(), f"{used:.2f} s of processor time in 0.5 s of waiting"
 
     @case("T3")
     async def test_a_waiting_consumer_gets_a_message_when_it_is_sent(self) -> None:
@@ -275,3 +276,11 @@ class Basics(TransportCases):
                 assert lease.message.body == f"at {moment}".encode()
                 assert lease.attempt == 1 or not transport.features.free_release
                 await lease.ack()
+
+
+def _processor_share() -> float:
+    """How much of a processor this process gets at the moment when it wants all of it; blocks for a moment."""
+    began, used = time.monotonic(), time.process_time()
+    while time.monotonic() < began + 0.2:
+        pass
+    return (time.process_time() - used) / (time.monotonic() - began)
