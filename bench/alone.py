@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import arrivals
 from bench.rounds import ROOT
 from bench.tally import MiscountError
+from oncue import App
 
 WARM_UP = 10
 PATIENCE = 20.0
@@ -35,11 +37,12 @@ class Lone(NamedTuple):
 
 
 class Idle(NamedTuple):
-    """A worker without work: megabytes resident, and per cent of one core."""
+    """A worker without work: megabytes resident, and per cent of one core, known to within `step` per cent."""
 
     seconds: float
     resident: float
     core: float
+    step: float
 
 
 class Start(NamedTuple):
@@ -75,13 +78,12 @@ def worker(folder: str) -> Iterator[subprocess.Popen[bytes]]:
 
 async def send_alone(folder: str, sends: int) -> Lone:
     """One message at a time, each after a pause in which everything falls asleep."""
-    from oncue import App
-
     app = App(f"sqlite:///{folder}/alone.db")
+    arrive = app.actor(arrivals.arrive.function)  # the same queue, and no worker here
     took: list[float] = []
     async with app:
         for number in range(WARM_UP + sends):
-            await app.send("arrive", time.monotonic_ns())
+            await arrive.send(time.monotonic_ns())
             took.append(await _arrival(Path(folder, "arrivals"), number))
             await asyncio.sleep(random.uniform(0.02, 0.08))
     took = sorted(took[WARM_UP:])
@@ -111,7 +113,9 @@ def watch_idle(process: subprocess.Popen[bytes], seconds: float) -> Idle:
     time.sleep(1.0)
     before = _cpu(process.pid)
     time.sleep(seconds)
-    return Idle(seconds, _resident(process.pid), (_cpu(process.pid) - before) / seconds * 100)
+    step = 1 / os.sysconf("SC_CLK_TCK") if platform.system() == "Linux" else 1.0
+    used = _cpu(process.pid) - before
+    return Idle(seconds, _resident(process.pid), used / seconds * 100, step / seconds * 100)
 
 
 def _family(pid: int) -> list[int]:

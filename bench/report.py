@@ -96,7 +96,7 @@ def alone(lone: Lone, idle: Idle, start: Start) -> str:
         ),
         (
             f"idle `oncue run`, {idle.seconds:g} seconds",
-            f"{idle.core:.2f} % of a core",
+            f"{idle.core:.2f} % of a core (to {idle.step:.2f} %)",
             "1 %",
             idle.core < GOALS["core"],
         ),
