@@ -9,7 +9,8 @@ import asyncio
 import logging
 import random
 import time
-from asyncio import Task
+from asyncio import Future, Task
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
@@ -55,6 +56,37 @@ _AWAY = (ConnectionLostError, QueueNotFoundError)
 """What is waited out: a queue that was deleted is made again."""
 
 Result = TypeVar("Result")
+
+
+class _Room:
+    """Places for handlers: a fair semaphore whose cost does not grow with the number of those who wait, as asyncio's does."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: deque[Future[None]] = deque()
+
+    async def enter(self) -> None:
+        """Take a place, when there is one. Safe to cancel."""
+        if self._free:
+            self._free -= 1
+            return
+        place: Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Give a place to the one who has waited longest."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
 
 
 class _Slot:
@@ -125,7 +157,7 @@ class Pump:
         self._concurrency = concurrency
         self._pulse = pulse or Health().pulse(spec.name)
         self._clock = clock
-        self._room = asyncio.Semaphore(concurrency)
+        self._room = _Room(concurrency)
         self._average = _QUICK
         self._released = 0
         self._finished = 0
@@ -273,13 +305,16 @@ class Pump:
     async def _work(self, session: _Session, slot: _Slot) -> None:
         settle = self._settlement.settle
         while not session.stopping:
-            async with self._room:
+            await self._room.enter()
+            try:
                 lease = slot.lease = await self._receive(session)
                 started = self._clock()
                 slot.handling = True
                 outcome = await self._handle(session, lease)
                 slot.handling = False
                 seconds = self._clock() - started
+            finally:
+                self._room.leave()
             self._adapt(session, seconds)
             settled = await settle(lease, outcome, seconds)
             slot.lease = None
