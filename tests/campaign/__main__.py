@@ -20,6 +20,7 @@ import msgspec
 from oncue.core.envelope import decode_envelope
 from oncue.transports import open_transport
 from oncue.transports.base import QueueSpec, Subscription, Transport
+
 from .crew import Crew, crew_on
 from .ledger import Ledger, shown
 
