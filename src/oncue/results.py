@@ -6,29 +6,19 @@ The end actors write here when a store is set; `oncue result` and callers that c
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
-from urllib.parse import unquote
 
 import msgspec
 
-from oncue.core.errors import (
-    AccessDeniedError,
-    ConnectionLostError,
-    IncompatibleStoreError,
-    InvalidValueError,
-    StorageFullError,
-    TransportClosedError,
-)
+from oncue.core.errors import InvalidValueError, TransportClosedError
 from oncue.core.failure import Failure
-from oncue.core.redact import redact_url
+from oncue.transports.sqlite.file import connect, mapped_errors, path_of, prepare
 
 Status = Literal["succeeded", "failed"]
 STATUSES: tuple[Status, ...] = ("succeeded", "failed")
@@ -36,7 +26,6 @@ STATUSES: tuple[Status, ...] = ("succeeded", "failed")
 _DEFAULT_RETENTION = 7 * 86400.0
 _PURGE_EVERY = 60.0
 _PURGE_AT_ONCE = 10_000
-_BUSY = 10.0
 
 _T = TypeVar("_T")
 
@@ -70,10 +59,10 @@ def open_results(url: str, retention: float = _DEFAULT_RETENTION) -> ResultStore
 
     Touches no file yet: the first result makes it. Raise `InvalidValueError` for a URL that names no store.
     """
-    scheme, sign, rest = url.partition("://")
-    if scheme != "sqlite" or not sign or not rest.startswith("/") or rest == "/" or "?" in rest:
-        raise InvalidValueError(f"result store {redact_url(url)!r}: expected sqlite:///PATH")
-    return SQLiteResults(Path(unquote(rest[1:])), retention)
+    try:
+        return SQLiteResults(path_of(url), retention)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"result store {error}") from None
 
 
 _SCHEMA = """
@@ -182,7 +171,7 @@ class SQLiteResults:
 
     def _with(self, work: Callable[[sqlite3.Connection], _T], nothing: _T, *, reading: bool = False) -> _T:
         """What `work` returns, or `nothing` when it only reads and there is no file."""
-        with self._lock, _mapped_errors(self._path):
+        with self._lock, mapped_errors(self._path):
             if self._closed:
                 raise TransportClosedError
             if self._connection is None:
@@ -193,10 +182,8 @@ class SQLiteResults:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):  # made here so that nobody else may read it from the start
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+    prepare(path)
+    connection = connect(path)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -218,29 +205,3 @@ def _result(row: tuple[Any, ...]) -> Result:
         parent_id=parent_id,
         failure=None if failure is None else msgspec.json.decode(failure, type=Failure),
     )
-
-
-@contextmanager
-def _mapped_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into errors of ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        kind = _KINDS.get((getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF, ConnectionLostError)
-        raise kind(f"result store {path}: {error}") from error
-    except PermissionError as error:
-        raise AccessDeniedError(f"result store {path}: {error.strerror}") from error
-    except OSError as error:
-        raise ConnectionLostError(f"result store {path}: {error.strerror or error}") from error
-
-
-_KINDS = {
-    sqlite3.SQLITE_FULL: StorageFullError,
-    sqlite3.SQLITE_READONLY: AccessDeniedError,
-    sqlite3.SQLITE_PERM: AccessDeniedError,
-    sqlite3.SQLITE_AUTH: AccessDeniedError,
-    sqlite3.SQLITE_NOTADB: IncompatibleStoreError,
-    sqlite3.SQLITE_CORRUPT: IncompatibleStoreError,
-    sqlite3.SQLITE_ERROR: IncompatibleStoreError,
-    sqlite3.SQLITE_SCHEMA: IncompatibleStoreError,
-}
