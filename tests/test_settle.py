@@ -202,15 +202,9 @@ async def test_what_else_goes_out_does_not_keep_a_message_from_the_dead_letters(
 
 
 @in_virtual_time
-async def test_a_send_to_a_queue_that_is_not_there_is_a_failure_of_the_attempt_and_in_the_end_a_dead_letter() -> None:
-    for attempt in (1, 2):
-        world = await new_world()
-        settled = await world.settle(Done((out("b"), out("c", "gone"))), attempt)
-        assert isinstance(settled, Retry) and settled.delay == 10.0 * 2 ** (attempt - 1)
-        assert settled.failure.code == ROUTING_ERROR
-        assert (await world.ids("q"), await world.ids("next")) == (["a"], [])
+async def test_a_send_to_a_queue_that_is_not_there_makes_a_dead_letter_at_once() -> None:
     world = await new_world()
-    assert isinstance(await world.settle(Done((out("b"), out("c", "gone"))), 3), Dead)
+    assert isinstance(await world.settle(Done((out("b"), out("c", "gone"))), 1), Dead)
     letter = await world.letter()
     assert (letter.reason, letter.type, letter.message) == (
         ROUTING_ERROR,
@@ -218,6 +212,14 @@ async def test_a_send_to_a_queue_that_is_not_there_is_a_failure_of_the_attempt_a
         "queue 'gone' does not exist",
     )
     assert (await world.ids("q"), await world.ids("next")) == ([], [])
+
+
+@in_virtual_time
+async def test_a_missing_dead_queue_does_not_cost_those_who_wait_their_answer() -> None:
+    world = await new_world(on_dead=lambda message, failure: [out("b", "gone"), out("b")])
+    await world.transport.delete("q-dlq")
+    assert await world.settle(Dead(FAILURE)) == Dead(FAILURE)
+    assert (await world.ids("q"), await world.ids("q-dlq"), await world.ids("next")) == ([], ["a"], ["b"])
 
 
 @in_virtual_time
@@ -241,8 +243,8 @@ async def test_a_reply_that_nobody_waits_for_is_dropped_and_the_rest_is_done() -
 async def test_a_reply_does_not_make_up_for_a_send_whose_queue_is_gone() -> None:
     world = await new_world()
     settled = await world.settle(Done((out("b", "gone"),), (out("r", "reply"), out("r", "left"))))
-    assert isinstance(settled, Retry)
-    assert (await world.ids("q"), await world.ids("reply")) == (["a"], [])
+    assert isinstance(settled, Dead)
+    assert (await world.ids("q"), await world.ids("q-dlq"), await world.ids("reply")) == ([], ["a"], [])
 
 
 # What goes wrong for a time.

@@ -106,7 +106,10 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     async def _apply(self, lease: Lease, outcome: Outcome) -> None:
         match outcome:
             case Done(sends, replies):
-                await (self._finish(lease, sends, replies) if replies else lease.ack(*sends))
+                if replies:
+                    await _ack(lease, sends, replies)
+                else:
+                    await lease.ack(*sends)
             case Retry(_, delay):
                 await lease.nack(delay=delay or 0.0)
             case Dead(failure):
@@ -114,29 +117,27 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
             case Release():
                 await lease.release()
 
-    async def _finish(self, lease: Lease, sends: Sequence[Send], replies: Sequence[Send]) -> None:
-        while True:
-            try:
-                return await lease.ack(*sends, *replies)
-            except QueueNotFoundError as error:
-                left = [reply for reply in replies if reply.queue != error.queue]
-                if len(left) == len(replies):
-                    raise
-                replies = left
-
     async def _bury(self, lease: Lease, failure: Failure) -> None:
         """Move the message to the dead letters; what else goes out must not keep it from getting there."""
         letter = dead_letter(self.queue, lease.message, failure, lease.attempt)
+        also = self._also(lease.message, failure)
         try:
-            await lease.ack(letter, *self._also(lease.message, failure))
-            return
+            gone = await _ack(lease, (letter,), also)
         except (QueueNotFoundError, MessageTooLargeError, InvalidValueError) as error:
             self._tell(SettleFailed(self.queue, lease.message.id, str(error)))
+            if isinstance(error, QueueNotFoundError):
+                await self._make_dead_queue()
+            else:
+                also = ()
+            gone = await _ack(lease, (letter,), also)
+        for queue in gone:
+            self._tell(SettleFailed(self.queue, lease.message.id, str(QueueNotFoundError(queue))))
+
+    async def _make_dead_queue(self) -> None:
         try:
             await self.transport.declare(QueueSpec(name=dead_queue_name(self.queue)))
         except QueueMismatchError:
             _log.debug("the dead queue of %s is there, with settings of its own", self.queue)
-        await lease.ack(letter)
 
     def _also(self, message: Message, failure: Failure) -> Sequence[Send]:
         try:
@@ -151,7 +152,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
             ROUTING_ERROR,
             type(error).__name__,
             str(error),
-            final=isinstance(error, MessageTooLargeError | InvalidValueError),
+            # Working once more would not make the queue, and what the handler did outside would be done again.
+            final=isinstance(error, QueueNotFoundError | MessageTooLargeError | InvalidValueError),
         )
         match outcome:
             case Done():
@@ -164,6 +166,21 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     def _tell(self, event: Event) -> None:
         if self.events:
             self.events.emit(event)
+
+
+async def _ack(lease: Lease, sends: Sequence[Send], optional: Sequence[Send]) -> Sequence[str]:
+    """Acknowledge with all of `sends`, and with those of `optional` whose queues are there; the queues that are not."""
+    gone: list[str] = []
+    while True:
+        try:
+            await lease.ack(*sends, *optional)
+        except QueueNotFoundError as error:
+            if all(send.queue != error.queue for send in optional):
+                raise
+            gone.append(error.queue)
+            optional = [send for send in optional if send.queue != error.queue]
+        else:
+            return gone
 
 
 def _event(queue: str, lease: Lease, outcome: Outcome, seconds: float) -> Event:
