@@ -21,7 +21,7 @@ NULL = Raw(b"null")
 
 _KNOWN = frozenset({"id", "parent_id", "route", "headers", "payload"})
 _KNOWN_ROUTE = frozenset({"actors", "current"})
-_NOTHING: Mapping[str, Raw] = NO_HEADERS  # type: ignore[assignment]  # an empty mapping is one of any value type
+NO_EXTRA: Mapping[str, Raw] = NO_HEADERS  # type: ignore[assignment]  # an empty mapping is one of any value type
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class Route(msgspec.Struct, frozen=True):
 
     actors: tuple[str, ...]
     current: int = 0
-    extra: Mapping[str, Raw] = _NOTHING
+    extra: Mapping[str, Raw] = NO_EXTRA
 
     @property
     def actor(self) -> str | None:
@@ -53,7 +53,7 @@ class Envelope(msgspec.Struct, frozen=True):
     payload: Raw = NULL
     headers: Mapping[str, Any] = NO_HEADERS
     parent_id: str | None = None
-    extra: Mapping[str, Raw] = _NOTHING
+    extra: Mapping[str, Raw] = NO_EXTRA
 
     @classmethod
     def new(
@@ -195,7 +195,7 @@ def _field(fields: Mapping[str, Raw], name: str, kind: Any, path: str = "") -> A
 
 def _others(fields: Mapping[str, Raw], known: Iterable[str]) -> Mapping[str, Raw]:
     others = {name: raw.copy() for name, raw in fields.items() if name not in known}
-    return others or _NOTHING
+    return others or NO_EXTRA
 
 
 def _not_parsed(error: Exception) -> NoReturn:
