@@ -68,6 +68,7 @@ class _Child:
         self.before = Counts()
         self.report = Report(Counts())
         self.loaded = asyncio.Event()
+        self.worked = False
 
     def counts(self) -> Counts:
         return self.before.plus(self.report.counts)
@@ -155,7 +156,7 @@ class Supervisor:
             code = await self._live(child)
             if self._stopping.is_set():
                 return
-            if code in {1, 2} and not child.report.working:
+            if code in {1, 2} and not child.worked:
                 self._failed = code
                 self._stopping.set()
                 for other in self._children:
@@ -212,6 +213,7 @@ class Supervisor:
             while line := await reader.readline():
                 with suppress(msgspec.DecodeError):  # a line that the child's death cut off
                     child.report = _decode(line)
+                    child.worked = child.worked or child.report.working
                     child.loaded.set()
         finally:
             transport.close()

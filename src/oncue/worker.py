@@ -13,9 +13,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -40,6 +40,9 @@ from oncue.health import Health
 from oncue.pump import Stop
 from oncue.transports import open_transport
 from oncue.transports.base import Transport
+
+if TYPE_CHECKING:
+    from oncue.metrics import QueueDepth
 
 _log = logging.getLogger("oncue.worker")
 _T = TypeVar("_T")
@@ -134,6 +137,7 @@ class Worker:
         self._settings = settings
         self._queues = queues
         self._look = look
+        self._transport: Transport | None = None
 
     def tell(self, number: int) -> None:
         """Act on a signal: the first lets what is in flight finish, the second does not."""
@@ -158,14 +162,17 @@ class Worker:
 
     @asynccontextmanager
     async def _endpoints(self) -> AsyncIterator[str]:
-        from oncue.endpoints import serve  # a web server is worth its memory only where somebody asks
+        from oncue.endpoints import ask_depths, serve  # a web server is worth its memory only where somebody asks
         from oncue.metrics import Metrics
+
+        async def depths() -> Mapping[str, QueueDepth]:
+            return {} if self._transport is None else await ask_depths(self._transport, self._queues)
 
         metrics = Metrics()
         forget = self._app.events.subscribe(metrics)
         try:
-            async with serve(self._settings.metrics, self.health, metrics) as bound:
-                yield str(bound)
+            async with serve(self._settings.metrics, self.health, metrics, depths) as bound:
+                yield bound
         finally:
             forget()
 
@@ -175,10 +182,12 @@ class Worker:
         while not self.stop.requested:
             try:
                 async with _opened(self._settings.url) as transport, self._app.connected(transport):
+                    self._transport = transport
                     for pulse in pulses:
                         pulse.end()
                     await self._work(transport)
             except ConnectionLostError as error:
+                self._transport = None
                 if not tries:
                     shown = {"url": redact_url(self._settings.url), "error": str(error)}
                     _log.warning("worker.waiting", extra={"fields": shown})

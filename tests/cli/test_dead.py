@@ -18,10 +18,11 @@ def ids(queue: str) -> list[str]:
 
 def test_a_list_says_what_died_of_what(run) -> None:
     bury("asya-greet", ["a", "b"])
-    heading, first, second = run("dead", "list", "greet").stdout.splitlines()
+    heading, first, second = run("dead", "list").stdout.splitlines()
     assert heading.split() == ["ID", "QUEUE", "DIED", "ATTEMPTS", "ERROR", "MESSAGE"]
     assert first.split()[:2] == ["a", "asya-greet"]
     assert second.split()[3:] == ["3", "ValueError", "no", "good"]
+    assert "QUEUE" not in run("dead", "list", "greet").stdout
 
 
 def test_without_a_name_all_queues_are_listed(run) -> None:

@@ -103,6 +103,8 @@ def list_letters(
         Column("ERROR", lambda letter: letter.type or letter.reason),
         Column("MESSAGE", lambda letter: letter.message, cut=True),
     ]
+    if name is not None and len({letter.queue for letter in letters}) == 1:
+        columns = [column for column in columns if column.heading != "QUEUE"]
     write_table(letters, columns, empty=_NONE)
     if len(letters) == limit:
         click.echo(f"The first {limit}; --limit shows more.", err=True)

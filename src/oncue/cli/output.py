@@ -55,10 +55,10 @@ def _write_rich(cells: Sequence[Sequence[str]], columns: Sequence[Column[Any]], 
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    terminal = Console().width
     gaps = len(_GAP) * (len(columns) - 1)
     fixed = sum(width for width, column in zip(widths, columns, strict=True) if not column.cut)
-    room = max(console.width - fixed - gaps, _LEAST)
+    room = max(terminal - fixed - gaps, _LEAST)
     table = Table(box=None, pad_edge=False, padding=(0, len(_GAP), 0, 0), header_style="bold")
     for column, width in zip(columns, widths, strict=True):
         table.add_column(
@@ -70,7 +70,8 @@ def _write_rich(cells: Sequence[Sequence[str]], columns: Sequence[Column[Any]], 
         )
     for line in cells:
         table.add_row(*(Text(text) for text in line))
-    console.print(table, width=max(console.width, fixed + gaps + room), crop=False, soft_wrap=True)
+    needed = max(terminal, fixed + gaps + room + len(_GAP))  # what is wider than the terminal is wrapped by it, not cut
+    Console(highlight=False, width=needed).print(table, crop=False)
 
 
 def write_fields(fields: Sequence[tuple[str, str]]) -> None:
