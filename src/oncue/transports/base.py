@@ -60,7 +60,7 @@ class Lease(Protocol):
     def message(self) -> Message: ...
     @property
     def attempt(self) -> int: ...  # 1 on first delivery
-    async def ack(self, *sends: Send) -> None: ...  # publish, then acknowledge; if a send fails, the lease is still yours
+    async def ack(self, *sends: Send) -> None: ...  # publish, then acknowledge; if a send fails, it is still yours
     async def nack(self, *, delay: float = 0.0) -> None: ...  # again later, counted
     async def release(self) -> None: ...  # again now, uncounted where features.free_release
     async def extend(self, seconds: float) -> None: ...  # the lease now ends this long from now
@@ -69,7 +69,7 @@ class Lease(Protocol):
 class Subscription(Protocol):
     """At most `prefetch` of its leases are unsettled, and at most one of a message whose leases ran out twice before."""
 
-    async def receive(self) -> Lease: ...  # the lease has half its time left; after ConnectionLostError, just call again
+    async def receive(self) -> Lease: ...  # with half its time left; after ConnectionLostError, just call again
     def resize(self, prefetch: int) -> None: ...  # what was fetched beyond it and not yet received is given back
 
 
@@ -81,7 +81,7 @@ class Transport(Protocol):
     async def queues(self) -> Sequence[QueueSpec]: ...  # by name
     async def send(self, *sends: Send) -> None: ...  # stored when it returns, else PartialSendError or none is stored
     def subscribe(self, queue: str, *, prefetch: int) -> AbstractAsyncContextManager[Subscription]: ...
-    async def peek(self, queue: str, *, limit: int) -> Sequence[Message]: ...  # oldest first, neither counted nor hidden
+    async def peek(self, queue: str, *, limit: int) -> Sequence[Message]: ...  # oldest first, not counted, not hidden
     async def depth(self, queue: str) -> Depth: ...
     async def purge(self, queue: str) -> int: ...  # drops what is ready or delayed, not what is leased
     async def close(self) -> None: ...  # releases what is held; may be called twice
