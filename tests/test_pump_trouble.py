@@ -151,6 +151,24 @@ async def test_trouble_in_the_very_moment_of_calm_does_not_leave_it_waiting_for_
         assert world.trouble.counts["subscribe"] == 1
 
 
+@in_virtual_time
+async def test_a_message_that_was_on_its_way_already_does_not_make_a_lost_broker_look_well() -> None:
+    world, work = await place(), Work()
+    async with world.running(world.pump(work, concurrency=2)):
+        await asyncio.sleep(1.0)
+        (subscription,) = world.trouble.subscriptions
+        waiter = subscription.first_waiter()
+        assert waiter is not None
+        waiter.set_exception(AWAY)
+        world.trouble.begin(AWAY, "declare", "depth")
+        await world.heard.wait(BrokerLost)
+        await world.send("a")
+        await world.heard.wait(MessageDone)
+        assert world.health.ready() == [f"queue q: {AWAY}"]
+        world.trouble.end()
+        await world.heard.wait(BrokerBack)
+
+
 @pytest.mark.parametrize("kind", ["declare", "subscribe"])
 @in_virtual_time
 async def test_a_broker_that_is_away_at_the_beginning_is_waited_for(kind: str) -> None:

@@ -416,7 +416,6 @@ class Pump:
             if session.trouble is not None:
                 await self._recover(session.trouble, lambda: self._stays_calm(session))
                 session.trouble = None
-                self._pulse.beat()
             waiting = await self._probe(session)
             idle = session.received == received and not session.in_flight
             suspicious = suspicious + 1 if waiting and idle else 0
