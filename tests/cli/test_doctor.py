@@ -1,0 +1,89 @@
+"""`oncue doctor`"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from commandline import make_queue, on_terminal
+
+from oncue.core.settings import describe
+
+
+def checks(shown: str) -> dict[str, tuple[str, str]]:
+    return {each["name"]: (each["state"], each["text"]) for each in json.loads(shown)["checks"]}
+
+
+def test_all_is_well_where_it_is(run) -> None:
+    make_queue("asya-greet")
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == "All is well."
+    found = checks(run("doctor", "--json").stdout)
+    assert {"oncue", "python", "uvloop", "clock", "SQLite", "file", "free space", "answer", "queues"} <= set(found)
+    assert found["queues"] == ("ok", "2")
+    assert "a question answered in" in found["answer"][1]
+
+
+def test_every_setting_is_there_with_its_source_and_no_secret(
+    run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "oncue.yaml").write_text("grace: 5s\n")
+    monkeypatch.setenv("ONCUE_RESULTS", "redis://user:hunter2@host")
+    result = run("doctor", "--json")
+    settings = {each["name"]: (each["value"], each["source"]) for each in json.loads(result.stdout)["settings"]}
+    assert set(settings) == {setting.name for setting in describe()}
+    assert settings["grace"] == ("5s", "oncue.yaml:1 grace")
+    assert settings["url"][1] == "environment ONCUE_URL"
+    assert settings["prefix"] == ("asya-", "default")
+    assert "hunter2" not in result.stdout + run("doctor").stdout
+
+
+def test_it_changes_nothing_where_there_is_no_store_yet(run, folder: Path) -> None:
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    assert checks(result.stdout)["file"][0] == "note"
+    assert not list(folder.iterdir())
+
+
+def test_a_transport_that_does_not_answer_is_bad(run, folder: Path) -> None:
+    (folder / "jobs.db").write_bytes(b"no store" * 1000)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "  !! answer " in result.stdout
+    assert "1 of " in result.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("url", ["redis://localhost", "redsi://x", "sqlite:///"])
+def test_a_url_that_cannot_be_opened_is_bad(run, url: str) -> None:
+    assert run("doctor", "--transport", url).exit_code == 1
+
+
+def test_faulty_settings_are_all_named(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCUE_GRACE", "soon")
+    monkeypatch.setenv("ONCUE_URI", "x")
+    result = run("doctor")
+    assert result.exit_code == 2
+    assert "ONCUE_GRACE is 'soon'" in result.stdout
+    assert "unknown setting ONCUE_URI, did you mean 'ONCUE_URL'?" in result.stdout
+
+
+def test_the_memory_of_a_process_is_worth_a_note(run) -> None:
+    result = run("doctor", "--transport", "memory:", "--json")
+    assert result.exit_code == 0
+    assert checks(result.stdout)["durable"][0] == "note"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_bad(run, folder: Path) -> None:
+    folder.chmod(0o500)
+    result = run("doctor", "--json")
+    folder.chmod(0o700)
+    assert checks(result.stdout)["file"][0] == "bad"
+
+
+def test_on_a_terminal_it_has_colours() -> None:
+    _, shown = on_terminal("doctor")
+    assert "\x1b[32mok\x1b[0m" in shown
