@@ -256,6 +256,23 @@ class Basics(TransportCases):
         assert listed == sorted(specs, key=lambda spec: spec.name)
 
     @case("T41")
+    async def test_a_cancelled_send_is_whole_or_not_at_all(self) -> None:
+        """T41: whatever the moment; and what others sent at the same time is stored all the same."""
+        transport = await self.connect()
+        queue, other = await self.declare(transport), await self.declare(transport, "other")
+        for turns in _TURNS:
+            sending = asyncio.ensure_future(transport.send(*sends(queue, ["0", "1", "2"])))
+            beside = asyncio.ensure_future(transport.send(*sends(other, ["beside"])))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            sending.cancel()
+            await asyncio.wait([sending, beside])
+            beside.result()
+            stored = sorted(each.body for each in await self.drain(transport, queue))
+            assert stored == [b"0", b"1", b"2"] or (stored == [] and sending.cancelled())
+        assert await self.contents(transport, other, len(_TURNS)) == [b"beside"] * len(_TURNS)
+
+    @case("T41")
     async def test_a_cancelled_receive_loses_nothing(self) -> None:
         """T41: a message on its way to a caller that is cancelled goes to the next one, whatever the moment."""
         transport = await self.connect()

@@ -145,6 +145,28 @@ class KeepsOneCallersMessagesAtATime(MemoryTransport):
         await super().send(*self.waiting)
 
 
+@breaks("test_a_cancelled_send_is_whole_or_not_at_all")
+class CanBeCancelledInTheMiddleOfABatch(MemoryTransport):
+    async def send(self, *sends: Send) -> None:
+        for send in sends:
+            await super().send(send)
+            await asyncio.sleep(0)
+
+
+@breaks("test_a_cancelled_send_is_whole_or_not_at_all")
+class CancelsWhatOthersSend(MemoryTransport):
+    sending: asyncio.Future[None] | None = None
+
+    async def send(self, *sends: Send) -> None:
+        if self.sending is not None:
+            await self.sending
+        self.sending = self.store.loop.create_future()
+        await asyncio.sleep(0)
+        await super().send(*sends)
+        self.sending.set_result(None)
+        self.sending = None
+
+
 @breaks("test_every_allowed_name_is_a_queue_of_its_own")
 class IgnoresCase(MemoryTransport):
     async def declare(self, spec: QueueSpec) -> None:
