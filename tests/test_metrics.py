@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -166,6 +168,19 @@ def test_all_names_are_well_formed_and_have_help(metrics: Metrics) -> None:
         "oncue_queue_messages",
     }
     assert all(family.documentation.endswith(".") for family in found.values())
+
+
+def test_the_documentation_lists_all_metrics_with_their_labels(metrics: Metrics) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "events.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(oncue_\w+)` \| ([^|]+) \|", page, re.MULTILINE))
+    metrics(PumpStarted("q", 1))
+    metrics(MessageDone("q", "a", 1, 0.1, 0))
+    expected = {}
+    for name, family in families(metrics.expose({"q": QueueDepth(1, 2, 3, 4)})).items():
+        shown = f"{name}_total" if family.type == "counter" else name
+        labels = sorted({label for each in family.samples for label in each.labels} - {"le"})
+        expected[shown] = ", ".join(f"`{label}`" for label in labels)
+    assert {name: ", ".join(sorted(labels.split(", "))) for name, labels in listed.items()} == expected
 
 
 def test_without_a_registry_it_also_tells_of_the_process() -> None:
