@@ -34,8 +34,11 @@ def process(*words: str, input: bytes | None = None, **options: Any) -> subproce
     return subprocess.run([*WORDS, *words], input=input, capture_output=True, timeout=30, check=False, **options)
 
 
-def on_terminal(*words: str, typed: bytes = b"", columns: int = 100) -> tuple[int, str]:
-    """Runs the command line on a terminal; returns the exit code and all that was shown. `typed` follows the first output."""
+def on_terminal(*words: str, typed: bytes = b"", until: bytes = b"", columns: int = 100) -> tuple[int, str]:
+    """Runs the command line on a terminal; returns the exit code and all that was shown.
+
+    `typed` is typed when something, or `until`, was shown.
+    """
     near, far = pty.openpty()
     fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
@@ -46,7 +49,7 @@ def on_terminal(*words: str, typed: bytes = b"", columns: int = 100) -> tuple[in
         try:
             while piece := _read(near):
                 shown += piece
-                if typed:
+                if typed and until in shown:
                     os.write(near, typed)
                     typed = b""
             code = child.wait(timeout=30)

@@ -50,7 +50,7 @@ _T = TypeVar("_T")
 _BACK_OFF = RetryPolicy(max_attempts=1, base=0.2, factor=2.0, cap=15.0)
 _LAST_WORDS = 3.0
 """Seconds that threads which cannot be ended get once the work is over, before the process ends without them."""
-_SAME = 0.3
+SAME = 0.3
 """Seconds within which a second signal is taken for the first one, passed on."""
 _LOOK = 1.0
 """Seconds between looks at how much waits; each may take a twentieth of the time until the next."""
@@ -278,12 +278,12 @@ def signals(act: Callable[[int], None]) -> Iterator[None]:
     terminal that goes away (SIGHUP) is a wish to stop like any other, unless the process was told to ignore it (nohup).
     """
     loop = asyncio.get_running_loop()
-    last = -_SAME
+    last = -SAME
 
     def once(number: int) -> None:
         nonlocal last
         moment = loop.time()
-        if moment - last >= _SAME:
+        if moment - last >= SAME:
             last = moment
             act(number)
 

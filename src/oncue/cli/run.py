@@ -209,7 +209,7 @@ def _run_many(session: Session, target: str, settled: Settled, options: dict[str
                 environment["ONCUE_LOG_LEVEL"] = "warning"
 
         def command(index: int, report_to: int) -> Sequence[str]:
-            words = _words(session, target, {**options, "metrics": _address(settings.metrics, index)})
+            words = _words(session, target, {**options, "metrics": next_address(settings.metrics, index)})
             look = ["--look"] if line is not None and index == 0 else []
             return [*words, "--report-to", str(report_to), *look]
 
@@ -229,7 +229,8 @@ def _words(session: Session, target: str, options: dict[str, str | None]) -> Seq
     return words
 
 
-def _address(metrics: str, index: int) -> str | None:
+def next_address(metrics: str, index: int) -> str | None:
+    """Where process number `index`, from 0, serves its metrics; None for nowhere."""
     if not metrics:
         return None
     host, _, port = metrics.rpartition(":")

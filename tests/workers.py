@@ -1,0 +1,155 @@
+"""Workers as real processes, whose logs and prints a test can wait for."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from commandline import WORDS
+
+APP = """\
+import asyncio, json, os
+from oncue import App
+
+app = App()
+
+def say(*words):
+    print(*words, os.getpid(), flush=True)
+
+def wait(gate):
+    with open(gate) as opened:
+        return opened.read()
+
+@app.actor
+async def greet(name: str) -> str:
+    say("greet", name)
+    return f"Hello, {name}!"
+
+@app.actor
+async def number(what: str):
+    return float(what)
+
+@app.actor
+async def strange(what: str):
+    return object()
+
+@app.actor(retry=__import__("oncue").Retry(max_attempts=1))
+async def fail(text: str):
+    raise ValueError(text)
+
+@app.actor(concurrency=1)
+async def hold(gate: str) -> str:
+    say("holds")
+    got = await asyncio.to_thread(wait, gate)
+    say("held")
+    return got
+
+@app.actor(concurrency=1)
+def block(gate: str) -> str:
+    say("blocks")
+    return wait(gate)
+
+@app.actor(lease=1.0)
+def die(code: int):
+    say("dies")
+    os._exit(code)
+"""
+"""An app with an actor for each thing that can happen; `gate` is a pipe with a name that the test opens when it likes."""
+
+_WITHIN = 30.0
+
+
+class Worker:
+    """A worker's process. What it prints and logs can be waited for in any order."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self.child = child
+        self.logs: list[dict[str, Any]] = []
+        self.errors: list[str] = []
+        self._logs: queue.Queue[str | None] = queue.Queue()
+        self._prints: queue.Queue[str | None] = queue.Queue()
+        assert child.stdout is not None
+        assert child.stderr is not None
+        self._readers = [
+            threading.Thread(target=_copy, args=(child.stdout, self._prints), daemon=True),
+            threading.Thread(target=_copy, args=(child.stderr, self._logs), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def log(self, name: str, **fields: object) -> dict[str, Any]:
+        """The next log record of this name with these fields."""
+        while True:
+            record = self._next_log()
+            assert record is not None, f"no {name} in {self.logs} {self.errors}"
+            if record["message"] == name and record.items() >= fields.items():
+                return record
+
+    def line(self) -> list[str]:
+        """The words of the next line that an actor prints."""
+        line = self._prints.get(timeout=_WITHIN)
+        assert line is not None, f"nothing more is printed: {self.errors}"
+        return line.split()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.child.send_signal(number)
+
+    def end(self) -> int:
+        """Wait until the process, and every other that holds its output, has ended; its exit code."""
+        code = self.child.wait(timeout=_WITHIN)
+        while self._next_log() is not None:
+            continue
+        while self._prints.get(timeout=_WITHIN) is not None:
+            continue
+        return code
+
+    def stop(self) -> int:
+        self.signal(signal.SIGTERM)
+        return self.end()
+
+    def _next_log(self) -> dict[str, Any] | None:
+        while (line := self._logs.get(timeout=_WITHIN)) is not None:
+            try:
+                record: dict[str, Any] = json.loads(line)
+            except ValueError:
+                self.errors.append(line)
+                continue
+            self.logs.append(record)
+            return record
+        return None
+
+
+def _copy(source: IO[bytes], target: queue.Queue[str | None]) -> None:
+    for line in source:
+        target.put(line.decode().rstrip("\n"))
+    target.put(None)
+
+
+@contextmanager
+def working(*words: str, app: str = APP, target: str = "jobs:app") -> Iterator[Worker]:
+    """A worker in the current folder, killed at the end if it is still there."""
+    Path("jobs.py").write_text(app, encoding="utf-8")
+    with subprocess.Popen([*WORDS, "run", target, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        try:
+            yield Worker(child)
+        finally:
+            child.kill()
+
+
+def make_gate() -> str:
+    """The name of a gate that is closed: who reads from it waits."""
+    os.mkfifo("gate")
+    return str(Path("gate").resolve())
+
+
+def open_gate(gate: str, text: str = "open") -> None:
+    """Let through who waits at the gate; waits for somebody to come."""
+    Path(gate).write_text(text, encoding="utf-8")
