@@ -183,16 +183,18 @@ async def look(transport: Transport, total: int) -> Counts:
 
 def query(statement: str) -> list[tuple]:
     """Rows of the report that `summarise` writes."""
-    return sourcecode.report().execute(statement).fetchall()
+    with sourcecode.open_report() as rows:
+        return rows.execute(statement).fetchall()
 
 
 async def dead_letters(transport: Transport) -> dict[str, str]:
     """The files that could not be measured, with the reasons."""
-    letters = await list_dead(transport, "asya-measure-dlq", limit=10_000)
-    return {
-        json.loads(bytes(decode_envelope(letter.original.body).payload)): letter.message or letter.type
-        for letter in letters
-    }
+    found = {}
+    for actor in ACTORS:
+        for letter in await list_dead(transport, f"asya-{actor}-dlq", limit=10_000):
+            payload = json.loads(bytes(decode_envelope(letter.original.body).payload))
+            found[payload["path"] if actor == "summarise" else payload] = letter.message or letter.type
+    return found
 
 
 def report(library: Path) -> None:
@@ -214,8 +216,8 @@ def report(library: Path) -> None:
 def list_reasons(reasons: dict[str, str], library: Path) -> None:
     """The dead letters."""
     if not reasons:
-        console.print("[bold]Dead letters[/]: none. Every source file that comes with this Python parses: it has no")
-        console.print("test suite, which is where the files with errors are.\n")
+        console.print("[bold]Dead letters[/]: none, for every source file that came with this Python")
+        console.print("parses. It has no test suite, which is where the files with errors are.\n")
         return
     rows = [(name(path, library), reason.rpartition(" (")[0] or reason) for path, reason in sorted(reasons.items())]
     table("Dead letters: files that do not parse, kept whole with their reasons", ("file", "reason"), rows)
@@ -305,6 +307,7 @@ def launch(argv: Sequence[str] | None = None) -> int:
     options.folder.mkdir(parents=True)
     url = f"sqlite:///{options.folder}/demo.db"
     os.environ.update(ONCUE_URL=url, DEMO_REPORT=str(options.folder.resolve() / "report.db"), PYTHONWARNINGS="ignore")
+    sourcecode.make_report()
     return asyncio.run(main(options.folder, options.library))
 
 

@@ -13,8 +13,8 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 from oncue import App, Context, Retry
@@ -66,14 +66,15 @@ def measure(path: str, context: Context) -> Measurement:
     )
 
 
-@app.actor(lease=5)
+@app.actor(lease=5, concurrency=4)
 def summarise(measurement: Measurement) -> None:
     row = {**asdict(measurement), "imports": " ".join(measurement.imports)}
-    report().execute(
-        "INSERT OR REPLACE INTO files VALUES "
-        "(:path, :lines, :functions, :complexity, :hardest, :ways, :imports, :attempt)",
-        row,
-    )
+    with open_report() as report:
+        report.execute(
+            "INSERT OR REPLACE INTO files VALUES "
+            "(:path, :lines, :functions, :complexity, :hardest, :ways, :imports, :attempt)",
+            row,
+        )
 
 
 def survey(tree: ast.AST) -> tuple[Counter[str], set[str]]:
@@ -106,13 +107,18 @@ def branches(node: ast.AST) -> int:
     return int(isinstance(node, BRANCHES))
 
 
-@cache
-def report() -> sqlite3.Connection:
-    """The table that `summarise` fills, in the file that DEMO_REPORT names; every statement is a transaction."""
-    connection = sqlite3.connect(os.environ["DEMO_REPORT"], timeout=30, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, lines INTEGER, functions INTEGER, "
-        "complexity INTEGER, hardest TEXT, ways INTEGER, imports TEXT, attempt INTEGER)"
-    )
-    return connection
+def make_report() -> None:
+    """Make the table that `summarise` fills, in the file that DEMO_REPORT names."""
+    with open_report() as report:
+        report.execute("PRAGMA journal_mode=WAL")
+        report.execute(
+            "CREATE TABLE files (path TEXT PRIMARY KEY, lines INTEGER, functions INTEGER, complexity INTEGER, "
+            "hardest TEXT, ways INTEGER, imports TEXT, attempt INTEGER)"
+        )
+
+
+@contextmanager
+def open_report() -> Iterator[sqlite3.Connection]:
+    """A connection of one's own, for connections do not like to be shared by threads; each statement is a transaction."""
+    with closing(sqlite3.connect(os.environ["DEMO_REPORT"], timeout=30, isolation_level=None)) as report:
+        yield report

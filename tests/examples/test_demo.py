@@ -84,11 +84,13 @@ def test_a_report_that_lacks_a_file_is_not_called_right(library: Path, tmp_path:
         "add = 'INSERT INTO files VALUES (?, ?, 0, 0, ?, 0, ?, 1)'\n"
         "dead = {each: '' for each in map(str, files) if not demo.parses(each)}\n"
         "rows = [(str(each), demo.count_lines(each), '', '') for each in files if str(each) not in dead]\n"
-        "sourcecode.report().executemany(add, rows)\n"
+        "sourcecode.make_report()\n"
+        "report = sourcecode.open_report().__enter__()\n"
+        "report.executemany(add, rows)\n"
         "assert demo.check(files, dead)\n"
-        "sourcecode.report().execute('DELETE FROM files WHERE path = ?', rows[0][:1])\n"
+        "report.execute('DELETE FROM files WHERE path = ?', rows[0][:1])\n"
         "assert not demo.check(files, dead)\n"
-        "sourcecode.report().execute(add, (rows[0][0], rows[0][1] + 1, '', ''))\n"
+        "report.execute(add, (rows[0][0], rows[0][1] + 1, '', ''))\n"
         "assert not demo.check(files, dead)\n"
     )
     environ = environment(PYTHONPATH=str(EXAMPLES))
