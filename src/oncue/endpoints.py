@@ -48,8 +48,8 @@ async def serve(address: str, health: Health, metrics: Metrics, depths: Depths |
     await runner.setup()
     try:
         try:
-            site = web.TCPSite(runner, host, port) if host else web.SockSite(runner, _everywhere(port))
-            await site.start()
+            for bound in await _bind(host, port):
+                await web.SockSite(runner, bound).start()
         except (OSError, UnicodeError) as error:
             raise ConfigError(f"metrics and health cannot be served on {address}: {_reason(error)}") from None
         yield _shown(host, runner.addresses[0][1])
@@ -134,6 +134,29 @@ def _parse(address: str) -> tuple[str, int]:
 
 def _shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _bind(host: str, port: int) -> Sequence[socket.socket]:
+    """Sockets for all addresses that `host` stands for and this machine has; for one of them where any port will do."""
+    if not host:
+        return [_everywhere(port)]
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    bound: list[socket.socket] = []
+    missing: OSError | None = None
+    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+        if bound and not port:
+            break
+        try:
+            bound.append(socket.create_server(address, family=family))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                for each in bound:
+                    each.close()
+                raise
+            missing = error
+    if missing is not None and not bound:
+        raise missing
+    return bound
 
 
 def _everywhere(port: int) -> socket.socket:
