@@ -58,11 +58,15 @@ async def backlog(url: str, messages: int) -> dict[str, float]:
     tally = Tally(messages)
     await asyncio.sleep(0)
     resident = [_resident()]
+    used = [time.process_time()]
     sending = await _seconds(_fill(transport, messages, resident))
+    used.append(time.process_time())
     asking = sorted([await _seconds(_expect_depth(transport, messages)) for _ in range(21)])
     resident.append(_resident())
+    used.append(time.process_time())
     async with transport.subscribe(QUEUE, prefetch=IN_FLIGHT) as subscription:
         draining = await _seconds(_drain(subscription, tally, resident))
+    used.append(time.process_time())
     await _expect_depth(transport, 0)
     await transport.close()
     tally.check()
@@ -70,6 +74,8 @@ async def backlog(url: str, messages: int) -> dict[str, float]:
         "enqueue": messages / sending,
         "depth": asking[len(asking) // 2] * 1e3,
         "drain": messages / draining,
+        "enqueue_cpu": (used[1] - used[0]) / messages * 1e6,
+        "drain_cpu": (used[3] - used[2]) / messages * 1e6,
         "resident": max(resident) / 2**20,
     }
 
@@ -236,8 +242,8 @@ def report(options: argparse.Namespace) -> None:
         f"\nsend, receive, ack at once, {options.messages:,} messages, {IN_FLIGHT} in flight, {options.rounds} rounds"
     )
     print(f"  messages a second    {_spread([each['rate'] for each in streams])}")
-    alone = measure("lone", 200, options.folder)
-    print("\na lone message on an idle queue, to its receipt in another process, 200 times")
+    alone = measure("lone", options.lone, options.folder)
+    print(f"\na lone message on an idle queue, to its receipt in another process, {options.lone} times")
     print("  milliseconds         " + "   ".join(f"{name} {alone[name]:.2f}" for name in ("median", "p95", "worst")))
     resting = measure("idle", options.idle, options.folder)
     print(f"\nan idle subscription, {options.idle} seconds")
@@ -254,9 +260,12 @@ def _report_backlog(options: argparse.Namespace) -> None:
     print(
         f"\nall sent before the first is received: {small:,} ({options.rounds} rounds, medians) and {large:,} messages"
     )
-    for name, unit in (("enqueue", "a second"), ("drain", "a second")):
+    for name in ("enqueue", "drain"):
         share = many[name] / usual[name] * 100
-        print(f"  {name} {unit:<12} {usual[name]:>9,.0f} {many[name]:>11,.0f}   {share:.0f} %")
+        print(f"  {name + ' a second':<20} {usual[name]:>9,.0f} {many[name]:>11,.0f}   {share:.0f} %")
+    for name in ("enqueue", "drain"):
+        cpu = f"{name}_cpu"
+        print(f"  {name + ', µs of CPU':<20} {usual[cpu]:>9,.1f} {many[cpu]:>11,.1f}")
     print(f"  depth milliseconds   {usual['depth']:>9,.2f} {many['depth']:>11,.2f}")
     print(f"  most resident, MB    {usual['resident']:>9,.1f} {many['resident']:>11,.1f}")
 
@@ -266,8 +275,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.transport", description=__doc__)
     parser.add_argument("--messages", type=int, default=100_000, help="in each round (default: %(default)s)")
     parser.add_argument("--backlog", type=int, default=1_000_000, help="0 leaves this part out (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--idle", type=int, default=10, help="seconds to watch an idle subscription")
+    parser.add_argument("--rounds", type=int, default=5, help="of the parts that are quick (default: %(default)s)")
+    parser.add_argument("--lone", type=int, default=200, help="how many lone messages to time (default: %(default)s)")
+    parser.add_argument(
+        "--idle", type=int, default=10, help="seconds to watch an idle subscription (default: %(default)s)"
+    )
     parser.add_argument("--folder", type=Path, help="where the files are made (default: the system's temporary folder)")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)

@@ -20,7 +20,7 @@ async def test_every_send_that_was_acknowledged_is_there_after_the_sender_was_ki
     chance = random.Random(SEED)
     acknowledged: list[str] = []
     async with opened(url) as transport:
-        for number in range(30):
+        for number in range(20):
             with Program(programs.sender, url, number * 1_000_000) as program:
                 await program.say()
                 await asyncio.sleep(chance.uniform(0, 0.03))
@@ -30,15 +30,15 @@ async def test_every_send_that_was_acknowledged_is_there_after_the_sender_was_ki
     assert acknowledged, "the senders were killed before they sent anything"
     assert not set(acknowledged) - set(stored), f"lost with seed {SEED}"
     assert max(stored.values()) == 1, f"stored twice with seed {SEED}"
-    assert len(stored) - len(acknowledged) <= 30 * 20, "only what was under way may be stored unasked"
+    assert len(stored) - len(acknowledged) <= 20 * 20, "only what was under way may be stored unasked"
 
 
 async def test_workers_killed_at_random_moments_lose_nothing_and_make_each_hop_once(url: str) -> None:
     chance = random.Random(SEED)
     async with opened(url, "work", "next", "copies", lease=0.5) as transport:
-        await transport.send(*sends(3000))
+        await transport.send(*sends(2000))
         rounds = 0
-        while (await transport.depth("work")).ready and rounds < 40:
+        while (await transport.depth("work")).ready and rounds < 25:
             with Program(programs.hopper, url) as program:
                 await program.say()
                 await asyncio.sleep(chance.uniform(0, 0.03))
@@ -48,8 +48,8 @@ async def test_workers_killed_at_random_moments_lose_nothing_and_make_each_hop_o
                 await asyncio.sleep(0.05)
         moved = Counter(await ids_in(transport, "next"))
         copied = Counter(await ids_in(transport, "copies"))
-    assert rounds > 10, "the workers were too fast to be killed"
-    assert set(moved) == set(copied) == {str(number) for number in range(3000)}, f"lost with seed {SEED}"
+    assert rounds > 3, "the workers were too fast to be killed"
+    assert set(moved) == set(copied) == {str(number) for number in range(2000)}, f"lost with seed {SEED}"
     assert max(moved.values()) == 1, f"a hop was made twice with seed {SEED}"
     assert max(copied.values()) > 1, "no worker was killed while it had a message"
 
