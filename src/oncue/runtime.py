@@ -1176,6 +1176,8 @@ def claim(settings: Settings) -> None:
         raise SettingsFault(f"the socket's path is too long ({len(os.fsencode(path))} bytes, 107 at most): {path}")
     try:
         os.makedirs(settings.socket_dir, exist_ok=True)
+        if not os.access(settings.socket_dir, os.W_OK | os.X_OK):
+            raise SettingsFault(f"cannot listen at {path}: the folder cannot be written")
         kind = os.lstat(path).st_mode
         if not stat.S_ISSOCK(kind):
             what = "a folder" if stat.S_ISDIR(kind) else "a file that is no socket"
@@ -1739,7 +1741,7 @@ class Supervisor:
             if not alive and not child.closed:
                 child.ready = child.reads = False
                 self._watch(child)
-                self._kill(child)  # it closed its end, or is dead already; either way it is reaped
+                self._later(1.0, self._kill, child)  # it is about to end, or has closed a file that was not its own
 
     def _results(self, child: Child) -> None:
         done = 0
@@ -1799,19 +1801,19 @@ class Supervisor:
             self.files = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (self.files[1], self.files[1]))
             self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
-            LOG.info("listening at %s", self.settings.socket_path)
         if not self.ready_told and not self.stopping:
             write_whole(self.settings.ready_file, f"ready\n{encode(self._about()).decode('utf-8')}\n")
             remove(self.settings.error_file)
             self.ready_told = True
+            LOG.info("ready at %s", self.settings.socket_path)
 
     def _unloadable(self, details: dict[str, Any]) -> None:
         """Say why there is no handler. Before readiness that is the end; afterwards it is tried again, ever more rarely."""
-        LOG.critical("%s%s", details["message"], "\n" + details["traceback"].rstrip() if details["traceback"] else "")
         told = {"handler": self.settings.handler, "error": "load_error", "details": details}
         write_whole(self.settings.error_file, encode(told).decode("utf-8") + "\n")
         remove(self.settings.ready_file)
         self.ready_told = False
+        LOG.critical("%s%s", details["message"], "\n" + details["traceback"].rstrip() if details["traceback"] else "")
         if self.listener is None:
             self.code = 1
 
@@ -1842,6 +1844,7 @@ class Supervisor:
     def _bury(self, child: Child, status: int) -> None:
         """A worker has died: pass on what it still said, answer what it did not, and start another."""
         self._drain(child)
+        self._kill(child)  # what it started, and is left of its group
         trace = self._dumped(child)
         others = dict(child.running)
         del self.children[child.pid]

@@ -171,6 +171,7 @@ async def act_in_loop(payload):
             except asyncio.CancelledError:
                 continue
     elif what == "tell":
+        open(value + ".begun", "w").close()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -326,3 +327,8 @@ def length(payload):
 
 def produce(payload):
     return "x" * payload
+
+
+def count_large(payload):
+    for _ in range(payload):
+        yield "x" * 10**6
