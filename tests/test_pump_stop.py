@@ -26,7 +26,8 @@ from oncue.events import (
     PumpStopping,
     SettleFailed,
 )
-from oncue.pump import Pump
+from oncue.pump import Pump, Stop, _Room
+from oncue.stop import cancel, unless
 
 AWAY = ConnectionLostError("away")
 
@@ -88,12 +89,14 @@ async def test_a_second_word_ends_the_grace_period() -> None:
     assert await world.attempts(1) == {"a": 1}
 
 
+@pytest.mark.parametrize("later", [0.0, 1.0])
 @in_virtual_time
-async def test_said_twice_the_first_grace_period_counts() -> None:
+async def test_said_twice_the_first_grace_period_counts(later: float) -> None:
     world, work = await place("a"), Work(60.0)
     async with begun(world, work, world.pump(work), 1) as task:
         world.stop.gently(3.0)
-        await asyncio.sleep(1.0)
+        if later:
+            await asyncio.sleep(later)
         world.stop.gently(30.0)
         await task
     assert now() == pytest.approx(3.0, abs=0.1)
@@ -336,6 +339,18 @@ async def test_a_settle_that_never_succeeds_does_not_keep_it_from_ending(caplog:
     assert await world.ids() == ["a"]
 
 
+@in_virtual_time
+async def test_what_was_lost_while_stopping_is_not_said_to_be_finished() -> None:
+    world, work = await place("a", lease=9.0), Work(20.0)
+    world.trouble.begin(AWAY, "extend")
+    async with begun(world, work, world.pump(work, lease=9.0), 1) as task:
+        world.stop.gently(60.0)
+        await task
+    assert len(world.heard.of(LeaseLost)) == 1
+    assert world.heard.of(PumpStopped) == [PumpStopped("q", 0, 0)]
+    assert await world.attempts(1) == {"a": 2}
+
+
 # Ending while the broker is away.
 
 
@@ -392,3 +407,65 @@ async def test_a_subscription_that_cannot_be_ended_in_order_is_ended_without(cap
         assert record.getMessage() == (
             "leases of queue q could not be given back and will run out: " + ("no answer" if hangs else "away")
         )
+
+
+# The parts.
+
+
+@pytest.mark.parametrize("first", [True, False])
+@in_virtual_time
+async def test_what_comes_in_the_moment_of_stopping_has_come(first: bool) -> None:
+    stop, came = Stop(), asyncio.Event()
+
+    async def wait() -> str:
+        await came.wait()
+        return "it came"
+
+    task = asyncio.create_task(unless(stop, wait()))
+    await asyncio.sleep(1.0)
+    for happens in (stop.now, came.set) if first else (came.set, stop.now):
+        happens()
+    assert await task == "it came"
+
+
+@in_virtual_time
+async def test_an_error_in_what_is_waited_for_is_raised_even_if_it_is_a_timeout() -> None:
+    async def fail() -> str:
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        await unless(Stop(), fail())
+
+
+@in_virtual_time
+async def test_what_a_cancelled_task_dies_of_is_logged_unless_all_receivers_get_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def die(error: Exception) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise error from None
+
+    tasks = [asyncio.create_task(die(error)) for error in (AWAY, RuntimeError("a fault"))]
+    await asyncio.sleep(0)
+    assert await cancel(tasks) == set()
+    (record,) = caplog.records
+    assert record.exc_info is not None and str(record.exc_info[1]) == "a fault"
+
+
+@in_virtual_time
+async def test_a_place_that_was_given_to_somebody_cancelled_goes_to_the_next() -> None:
+    room = _Room(1)
+    await room.enter()
+    given, cancelled, other = (asyncio.create_task(room.enter()) for _ in range(3))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    room.leave()
+    given.cancel()
+    await asyncio.wait([given])
+    await other
+    room.leave()
+    await room.enter()
+    assert given.cancelled() and cancelled.cancelled()
