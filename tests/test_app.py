@@ -276,6 +276,15 @@ async def test_of_many_either_all_or_none_can_be_sent(options: dict[str, Any], t
         assert await messages(transport) == []
 
 
+@pytest.mark.parametrize("payloads", ["Ada", b"Ada", {"name": "Ada"}, 5])
+async def test_one_payload_is_not_many(payloads: Any) -> None:
+    app = greeting_app()
+    async with connected(app) as transport:
+        with pytest.raises(InvalidValueError, match="expected a list of payloads"):
+            await app.send_many("greet", payloads)
+        assert await messages(transport) == []
+
+
 async def test_one_bad_payload_of_many_is_named_by_its_number() -> None:
     app = greeting_app()
     async with connected(app) as transport:

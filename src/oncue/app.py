@@ -219,11 +219,7 @@ class App:
         When one of them cannot be sent, none is. Raise `PartialSendError` where a transport stored some of them only.
         """
         connection = self._connected()
-        compose = connection.outgoing.compose
-        sends = [
-            compose(actor, payload, delay=delay, route=route, headers=headers, what=f"payload {number}")
-            for number, payload in enumerate(payloads)
-        ]
+        sends = connection.outgoing.compose_many(actor, payloads, delay=delay, route=route, headers=headers)
         if sends:
             await self._deliver(connection, sends)
         return [send.message.id for send in sends]

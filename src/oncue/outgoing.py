@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from msgspec import Raw
 
 from oncue.context import Named
-from oncue.core.envelope import Envelope
+from oncue.core.envelope import Envelope, Route
 from oncue.core.errors import InvalidValueError
 from oncue.core.message import NO_HEADERS, Message, Send, check_delay, check_queue_name, new_id
 from oncue.core.times import timestamp
@@ -57,14 +57,36 @@ class Outgoing:
         key: str | None = None,
         route: Sequence[str | Named] = (),
         headers: Mapping[str, Any] | None = None,
-        what: str = "the payload",
     ) -> Send:
         """A new message for `actor`. Raise `InvalidValueError` for whatever of it cannot be sent."""
         actors = self._route(actor, route)
         envelope = Envelope.new(
-            actors, write(payload, what, InvalidValueError), id=_check_id(id), headers=_check_headers(headers)
+            actors, write(payload, "the payload", InvalidValueError), id=_check_id(id), headers=_check_headers(headers)
         )
         return self._send(envelope, delay, key)
+
+    def compose_many(
+        self,
+        actor: str | Named,
+        payloads: Iterable[Any],
+        *,
+        delay: float = 0.0,
+        route: Sequence[str | Named] = (),
+        headers: Mapping[str, Any] | None = None,
+    ) -> list[Send]:
+        """As `compose` for each of `payloads`; an error names the payload by its number, from 0."""
+        found: object = payloads
+        if isinstance(found, str | bytes | Mapping) or not isinstance(found, Iterable):
+            raise InvalidValueError(f"payloads {payloads!r}: expected a list of payloads, or another iterable of them")
+        turns = Route(tuple(self._route(actor, route)))
+        queue = self.prefix + turns.actors[0]
+        own, sent = _check_headers(headers), {SENT_AT: timestamp()}
+        check_delay(delay)
+        sends = []
+        for number, payload in enumerate(payloads):
+            envelope = Envelope(new_id(), turns, write(payload, f"payload {number}", InvalidValueError), own)
+            sends.append(Send(queue, Message(envelope.encode(), envelope.id, sent), delay))
+        return sends
 
     def compose_within(
         self,
@@ -90,7 +112,7 @@ class Outgoing:
         inherited = {name: value for name, value in envelope.headers.items() if name not in OWN_HEADERS}
         child = Envelope(
             _check_id(id) or new_id(),
-            Envelope.new(actors, b"").route,
+            Route(tuple(actors)),
             write(payload, "the payload", InvalidValueError),
             {**inherited, **_check_headers(headers)},
             envelope.id,

@@ -182,6 +182,15 @@ def test_a_scenario_may_end_before_the_work_does() -> None:
     run_app(own, scenario, finish=False)
 
 
+def test_a_failure_is_raised_at_the_end_also_when_the_rest_of_the_work_is_not_waited_for() -> None:
+    async def scenario(_test: AppTest) -> None:
+        await hang.send(1)
+        await asyncio.sleep(100)
+
+    with pytest.raises(TimeoutError, match="not finished within 30s"):
+        run_app(app, scenario, finish=False)
+
+
 def test_what_the_scenario_raises_is_raised() -> None:
     async def scenario(_test: AppTest) -> None:
         await double.send(1)

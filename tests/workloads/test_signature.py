@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
 import oncue
@@ -81,6 +82,16 @@ def test_the_context_is_passed_where_it_is_asked_for() -> None:
         called(unseen)
 
 
+def test_a_context_of_another_kind_is_none_of_ours_but_one_only_seen_by_the_type_checker_is() -> None:
+    def other(payload, context: click.Context): ...
+
+    with pytest.raises(ConfigError, match="needs an argument for 'context'"):
+        read_signature(other)
+    names: dict[str, Any] = {}
+    exec("from __future__ import annotations\ndef handler(payload, context: Context): return context", names)
+    assert called(names["handler"]) is MARK
+
+
 def test_objects_partials_methods_and_builtins_are_handlers_too() -> None:
     class Scale:
         def __call__(self, payload: int, context: Context) -> tuple[int, Context]:
@@ -96,7 +107,7 @@ def test_objects_partials_methods_and_builtins_are_handlers_too() -> None:
     assert called(Scale().method) == 1
     assert called(functools.partial(two, 3)) == 3
     assert read_signature(functools.partial(two, 3)).payload is float
-    assert called("<{}>".format) == "<1>"
+    assert read_signature(len).bind("abc", MARK) == 3
     assert read_signature(Scale()).payload is int
 
 

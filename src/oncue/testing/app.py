@@ -24,7 +24,6 @@ from oncue.testing.clock import run_in_virtual_time
 from oncue.transports.base import QueueSpec
 from oncue.transports.memory import MemoryStore, MemoryTransport
 from oncue.work import single_failure
-from oncue.workloads.function import users_frames
 
 if TYPE_CHECKING:
     from oncue.app import App
@@ -109,8 +108,8 @@ class AppTest:
             self.failures = [*self.failures, failure]
 
     def catch(self, context: Context, error: BaseException) -> None:
-        """For the app's workloads: keep what a handler raised last for a message, with the handler's own traceback."""
-        self._caught[context.actor, context.id] = error.with_traceback(users_frames(error))
+        """For the app's workloads: keep what a handler raised last for a message."""
+        self._caught[context.actor, context.id] = error
 
     def _failure(self, actor: str, id: str) -> BaseException:
         letter = next(letter for letter in reversed(self.dead(actor)) if letter.id == id)

@@ -25,7 +25,7 @@ from oncue.workloads.signature import Signature
 from oncue.workloads.threads import Job, Threads
 from oncue.workloads.values import reader, write
 
-_UNWINDING = 5.0
+_UNWINDING = 3.0
 """Seconds that a cancelled handler has to end before it is left behind."""
 
 _PLAIN = frozenset({type(None), bool, int, float, str, dict})
@@ -34,7 +34,7 @@ _PLAIN = frozenset({type(None), bool, int, float, str, dict})
 T = TypeVar("T")
 
 Caught = Callable[[Context, BaseException], None]
-"""Told of every exception that a handler raised, as the object it is."""
+"""Told of every exception that a handler raised, as the object it is. Its traceback will begin in the handler."""
 
 
 class _Raised:

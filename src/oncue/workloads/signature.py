@@ -113,15 +113,15 @@ def _context(
 
 
 def _is_context(function: Callable[..., Any], parameter: Parameter, local_names: Mapping[str, Any] | None) -> bool:
-    annotation = parameter.annotation
-    if isinstance(annotation, str):
-        if annotation.rpartition(".")[2] == Context.__name__:
-            return True  # also where it was only imported for the type checker
-        try:
-            annotation = _evaluate(function, parameter, local_names)
-        except Exception:
-            return False
-    return annotation is Context
+    if parameter.annotation is Parameter.empty:
+        return False
+    try:
+        return _evaluate(function, parameter, local_names) is Context
+    except NameError:
+        # A name that only the type checker imports. Called so, it can hardly be anything else.
+        return isinstance(parameter.annotation, str) and parameter.annotation.rpartition(".")[2] == Context.__name__
+    except Exception:
+        return False
 
 
 def _resolve(
