@@ -88,6 +88,9 @@ def configure(connection: sqlite3.Connection) -> None:
     """The settings that belong to a connection."""
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(
+        "PRAGMA secure_delete = FAST"
+    )  # some systems build SQLite so that it writes freed pages once more
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA cache_size = -8192")
     connection.execute("PRAGMA wal_autocheckpoint = 2000")
