@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from commandline import WORDS
 
@@ -79,8 +79,8 @@ class Worker:
         assert child.stdout is not None
         assert child.stderr is not None
         self._readers = [
-            threading.Thread(target=_copy, args=(child.stdout, self._prints), daemon=True),
-            threading.Thread(target=_copy, args=(child.stderr, self._logs), daemon=True),
+            threading.Thread(target=_copy, args=(child.stdout.fileno(), self._prints), daemon=True),
+            threading.Thread(target=_copy, args=(child.stderr.fileno(), self._logs), daemon=True),
         ]
         for reader in self._readers:
             reader.start()
@@ -127,9 +127,16 @@ class Worker:
         return None
 
 
-def _copy(source: IO[bytes], target: queue.Queue[str | None]) -> None:
-    for line in source:
-        target.put(line.decode().rstrip("\n"))
+def _copy(source: int, target: queue.Queue[str | None]) -> None:
+    """Read lines from an open file; not through a Python file, whose lock would keep a failed test from closing it."""
+    rest = b""
+    try:
+        while piece := os.read(source, 65536):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                target.put(line.decode())
+    except OSError as error:  # the test is over and has closed it
+        target.put(f"no more is read: {error}")
     target.put(None)
 
 
