@@ -38,9 +38,11 @@ def test_an_example_prints_what_stands_beside_it(program: Path, tmp_path: Path) 
     assert not done.stderr
 
 
-def test_the_numbers_have_no_gap_and_every_output_its_program() -> None:
+def test_the_numbers_have_no_gap_and_every_program_is_listed() -> None:
     assert [int(path.name[:2]) for path in NUMBERED] == list(range(1, len(NUMBERED) + 1))
     assert {path.stem for path in EXAMPLES.glob("*.out")} == {path.stem for path in NUMBERED}
+    listed = re.findall(r"\]\((.*?\.py)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 
 def test_every_example_begins_with_what_it_shows() -> None:
