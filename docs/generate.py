@@ -121,7 +121,7 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     name = context.command_path
     if context.parent is not None:
         yield f"## `{name}`\n"
-    yield textwrap.dedent(command.help or "").replace("\b\n", "").strip() + "\n"
+    yield inspect.cleandoc(command.help or "") + "\n"
     usage = " ".join(command.collect_usage_pieces(context))
     yield f"```text\n{name} {usage}\n```\n"
     rows = []
@@ -131,6 +131,10 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
             rows.append((f"`{record[0]}`", record[1]))
     if rows:
         yield table(("option", "meaning"), rows)
+    if command.epilog:
+        drawn = command.epilog.startswith("\b\n")
+        text = command.epilog.removeprefix("\b\n")
+        yield f"```text\n{text}\n```\n" if drawn else f"{text}\n"
     if isinstance(command, click.Group):
         for verb in command.list_commands(context):
             child = command.get_command(context, verb)
