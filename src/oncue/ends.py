@@ -88,30 +88,47 @@ class Ends(msgspec.Struct, frozen=True):
 NOWHERE = Ends()
 
 
-class KeepResult:
-    """The `Handler` of an end actor: writes what arrives into a store, as the status `succeeded` or `failed`."""
+def replies_of(envelope: Envelope, message: Message, status: Status) -> tuple[Send, ...]:
+    """What an end actor answers to who waits for the end of the route that `message` brought it.
 
-    def __init__(self, store: ResultStore, status: Status) -> None:
+    The headers stay, and with them the place in a fan-out. A route that ended early has no result.
+    """
+    if status == "failed":
+        return tuple(NOWHERE.failed(envelope, read_failure(envelope.payload), message, None))
+    if envelope.route.actor is None:
+        return NOWHERE.reached([envelope], message)[1]
+    return NOWHERE.reached_early(envelope, message)[1]
+
+
+class KeepResult:
+    """The `Handler` of an end actor: writes what arrives into a store, as the status `succeeded` or `failed`.
+
+    Without a store nothing is kept. With `answers` it also tells who waits for the end of the route, which is left to this
+    actor where the `Ends` of the actors before it do not answer.
+    """
+
+    def __init__(self, store: ResultStore | None, status: Status, *, answers: bool = False) -> None:
         self._store = store
         self._status: Status = status
+        self._answers = answers
 
     async def __call__(self, message: Message, _attempt: int) -> Outcome:
         try:
-            result = self._result(message)
+            envelope = decode_envelope(message.body)
         except InvalidEnvelopeError as error:
             return Dead(Failure(PARSING_ERROR, type(error).__name__, str(error), final=True))
-        try:
-            await self._store.put(result)
-        except TransportClosedError:
-            return Release()
-        except TransportError as error:
-            return Retry(Failure.from_exception(error, code=PROCESSING_ERROR))
-        return Done()
+        if self._store is not None:
+            try:
+                await self._store.put(self._result(envelope, message))
+            except TransportClosedError:
+                return Release()
+            except TransportError as error:
+                return Retry(Failure.from_exception(error, code=PROCESSING_ERROR))
+        return Done((), replies_of(envelope, message, self._status) if self._answers else ())
 
-    def _result(self, message: Message) -> Result:
+    def _result(self, envelope: Envelope, message: Message) -> Result:
         from oncue.results import Result
 
-        envelope = decode_envelope(message.body)
         return Result(
             id=envelope.id,
             status=self._status,
