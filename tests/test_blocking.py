@@ -173,6 +173,8 @@ if not child:
         print(error, flush=True)
     with App({url!r}).blocking() as own:
         own.send("greet", 3)
+    jobs.open()
+    jobs.send("greet", 3)
     jobs.close()
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0

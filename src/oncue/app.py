@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -167,7 +168,7 @@ class App:
                 self._connection = None
 
     def _check_not_open(self) -> None:
-        if self._connection is not None and not self._connection.loop.is_closed():
+        if self._connection is not None and self._connection.alive:
             raise ConfigError("the app is connected already: it is used from one block and one event loop at a time")
 
     def _connected(self) -> _Connection:
@@ -325,7 +326,7 @@ class App:
         At the end of the block what is in flight gets the setting `grace` to finish; after an exception it is given back
         at once. Raise what `work` raises, and end the block then.
         """
-        if self._connection is None or self._connection.loop.is_closed():
+        if self._connection is None or not self._connection.alive:
             async with self, self.working(stop=stop):
                 yield self
             return
@@ -350,7 +351,13 @@ class _Connection:
         self.outgoing = outgoing
         self.loop: AbstractEventLoop = asyncio.get_running_loop()
         self.declared: set[str] = set()
+        self._process = os.getpid()
         self._replies: Replies | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be used: not if its event loop is closed, or was left behind by a fork."""
+        return not self.loop.is_closed() and self._process == os.getpid()
 
     async def declare(self, actors: Iterable[Actor[..., Any]]) -> None:
         """Make the queues of `actors` and those of their dead letters. Raise `QueueMismatchError` for one that differs."""
