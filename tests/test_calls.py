@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from oncue import App, Retry
 from oncue.calls import FRESH, REPLY_QUEUE, STALE, Replies, _Tree, made_at
 from oncue.core.errors import (
+    AccessDeniedError,
     ActorFailedError,
     CallTimeoutError,
     InvalidValueError,
@@ -207,6 +208,30 @@ def test_a_reply_queue_that_somebody_deletes_is_made_again() -> None:
         assert await reply_queues(transport) == [queue]
 
     in_a_working_app(main)
+
+
+class Denying(MemoryTransport):
+    """A transport that refuses everything of reply queues for a while."""
+
+    denies = False
+
+    def subscribe(self, queue: str, *, prefetch: int) -> Any:
+        if self.denies and queue.startswith(REPLY_QUEUE):
+            raise AccessDeniedError("not for you")
+        return super().subscribe(queue, prefetch=prefetch)
+
+
+def test_a_call_whose_reply_queue_may_not_be_read_fails_at_once_and_later_ones_try_anew() -> None:
+    async def run() -> None:
+        app, transport = calling_app(), Denying(MemoryStore())
+        async with app.connected(transport), app.working():
+            transport.denies = True
+            with pytest.raises(AccessDeniedError):
+                await app.call("slow", 1)
+            transport.denies = False
+            assert await app.call("echo", 1, timeout=5) == 1
+
+    run_in_virtual_time(run)
 
 
 def test_a_message_whose_caller_is_gone_is_done_all_the_same() -> None:

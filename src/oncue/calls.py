@@ -93,7 +93,7 @@ class Replies:
     async def _mailbox(self) -> _Mailbox:
         async with self._making:
             current = self._current
-            if current is None or current.made + FRESH <= self._clock():
+            if current is None or current.ended or current.made + FRESH <= self._clock():
                 first = not self._all
                 fresh = _Mailbox(self._transport, self._clock())
                 self._all.append(fresh)  # before it is there: a call that is cancelled now must not leave it behind
@@ -212,6 +212,11 @@ class _Mailbox:
         self._last = 0
         self._tries = 0
         self._task: Task[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody reads it any more, as its transport refused for good."""
+        return self._task is None or self._task.done()
 
     def next_token(self) -> str:
         self._last += 1

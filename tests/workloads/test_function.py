@@ -102,6 +102,21 @@ async def test_what_is_yielded_is_written_at_once(asynchronous: bool) -> None:
         assert await call({}) == ({"n": 0}, {"n": 1})
 
 
+async def test_a_generator_whose_item_cannot_be_written_is_closed_at_once() -> None:
+    ended = []
+
+    async def yields(_payload: Any) -> AsyncIterator[Any]:
+        try:
+            yield object()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    async with workload_of(yields) as call:
+        assert isinstance(await call(), Dead)
+        assert ended == [True]
+
+
 @dataclass
 class Photo:
     size: int

@@ -83,7 +83,6 @@ class FunctionWorkload:
         abandoned: Callable[[int], None] = lambda _count: None,
         caught: Caught | None = None,
     ) -> None:
-        self._function = signature.function
         self._bind = signature.bind
         self._read = reader(signature.payload)
         self._timeout = timeout
@@ -253,8 +252,17 @@ async def _collect(value: Any) -> Answer:
     if type(value) is types.CoroutineType or isinstance(value, Awaitable):
         value = await value
     if type(value) not in _PLAIN and isinstance(value, AsyncIterator):
-        return tuple([_item(item) async for item in value])
+        return await _items(value)
     return _written(value)
+
+
+async def _items(values: AsyncIterator[Any]) -> Answer:
+    try:
+        return tuple([_item(value) async for value in values])
+    finally:
+        close = getattr(values, "aclose", None)  # what it has open must not stay open until it is collected
+        if close is not None:
+            await close()
 
 
 def _written(value: Any) -> Answer:
