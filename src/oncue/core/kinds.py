@@ -16,6 +16,13 @@ _FALSE = frozenset({"false", "no", "off", "0"})
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:", re.ASCII)
 _PREFIX = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,63})?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
+_ACTOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}", re.ASCII)
+_FOLDER = re.compile(r"[^\0]+")
+_FILE_NAME = re.compile(r"(?!\.{1,2}$)[^\0/]+")
+_METRIC = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*", re.ASCII)
+_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_METRIC_TYPES = frozenset({"counter", "gauge", "histogram"})
+_HTTP = re.compile(r"https?://[^\s/?#]+[^\s?#]*", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):(?P<port>[0-9]{1,5})", re.ASCII)
 
 
@@ -83,6 +90,58 @@ def _whole(raw: object) -> int:
     return int(text)
 
 
+def _matching(form: re.Pattern[str]) -> Callable[[object], str]:
+    def read(raw: object) -> str:
+        text = _text(raw)
+        if not form.fullmatch(text):
+            raise ValueError
+        return text
+
+    return read
+
+
+def _http_url(raw: object) -> str:
+    text = _text(raw)
+    if text and not _HTTP.fullmatch(text):
+        raise ValueError
+    return text.rstrip("/")
+
+
+class CustomMetric(msgspec.Struct, frozen=True):
+    """A metric that is only declared: `labels` are the names of its labels."""
+
+    name: str
+    type: str
+    help: str = ""
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] | None = None
+
+
+def _custom_metrics(raw: object) -> tuple[CustomMetric, ...]:
+    kind = tuple[CustomMetric, ...]
+    try:
+        found = msgspec.json.decode(raw, type=kind) if isinstance(raw, str) else msgspec.convert(raw, kind)
+    except msgspec.MsgspecError:
+        raise ValueError from None
+    metrics = tuple(
+        msgspec.structs.replace(each, name=_metric_name(each.name), type=each.type.lower()) for each in found
+    )
+    names = {each.name for each in metrics}
+    if len(names) < len(metrics) or any(each.type not in _METRIC_TYPES for each in metrics):
+        raise ValueError
+    if not all(_LABEL.fullmatch(label) for each in metrics for label in each.labels):
+        raise ValueError
+    return metrics
+
+
+def _metric_name(name: str) -> str:
+    """`name` as Asya makes one of Prometheus' out of it."""
+    plain = re.sub(r"[^a-zA-Z0-9_:]", "_", name)
+    if not plain:
+        raise ValueError
+    return f"_{plain}" if plain[0].isdigit() else plain
+
+
 def _show_flag(value: bool) -> str:
     return "true" if value else "false"
 
@@ -131,3 +190,18 @@ OPTIONAL_URL = Kind("URL", "a URL such as sqlite:///results.db, or nothing", _op
 PREFIX = Kind("text", "up to 64 letters, digits, '.', '-' or '_', the first a letter or digit", _prefix, blank=True)
 FLAG = Kind("flag", "true or false", _flag, _show_flag)
 ADDRESS = Kind("address", "HOST:PORT or :PORT with a port up to 65535, or nothing", _address, blank=True)
+RESULTS_URL = Kind(
+    "URL", "a URL such as sqlite:///results.db or s3://bucket/prefix, or nothing", _optional_url, blank=True
+)
+HTTP_URL = Kind("URL", "a URL such as http://gateway:8080, or nothing", _http_url, blank=True)
+ACTOR = Kind("text", "up to 120 letters, digits, '.', '-' or '_', the first a letter or digit", _matching(_ACTOR))
+FOLDER = Kind("path", "the path of a folder", _matching(_FOLDER))
+FILE_NAME = Kind("text", "a file name without '/'", _matching(_FILE_NAME))
+METRIC = Kind("text", "letters, digits, '_' or ':', the first no digit", _matching(_METRIC))
+CUSTOM_METRICS = Kind(
+    "JSON",
+    'a JSON array of metrics such as [{"name": "x", "type": "counter", "help": "…", "labels": []}], each name once, each '
+    "type one of counter, gauge, histogram",
+    _custom_metrics,
+    lambda metrics: msgspec.json.encode(metrics).decode() if metrics else "",
+)

@@ -9,122 +9,32 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from oncue.core.errors import SettingsError
-from oncue.core.kinds import ADDRESS, FLAG, OPTIONAL_URL, PREFIX, URL, Kind, choice, duration, whole
 from oncue.core.redact import HIDDEN, redact, redact_url
+from oncue.core.schema import (
+    VARIABLES,
+    Setting,
+    Settings,
+    SidecarSettings,
+    describe,
+    known_names,
+    known_variables,
+)
+
+__all__ = ["InForce", "Loaded", "Setting", "Settings", "SidecarSettings", "describe", "did_you_mean", "load_settings"]
 
 CONFIG_FILE = "oncue.yaml"
 CONFIG_VARIABLE = "ONCUE_CONFIG"
-_VARIABLES = "ONCUE_"
 
 # What Kubernetes puts into every pod for a service whose name begins with "oncue"; nobody set these on purpose.
 _SERVICE_LINK = re.compile(r"ONCUE(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_[A-Z0-9_]+)?)")
 _SERVICE_PORT = re.compile(r"ONCUE(_[A-Z0-9_]+)?_PORT")
-
-
-class _Schema(msgspec.Struct, frozen=True):
-    kind: Kind
-    option: str | None = None
-    aliases: tuple[str, ...] = ()
-    secret: bool = False
-
-
-def _doc(description: str, kind: Kind, option: str | None = None, *, aliases: tuple[str, ...] = ()) -> Meta:
-    secret = kind in (URL, OPTIONAL_URL)
-    return Meta(description=description, extra={"schema": _Schema(kind, option, aliases, secret)})
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings with their values in force; made by `load_settings`, or from values that are right already."""
-
-    url: Annotated[
-        str, _doc("Where the queues are. The scheme of the URL chooses the transport.", URL, "--transport")
-    ] = "sqlite:///.oncue/oncue.db"
-    prefix: Annotated[
-        str, _doc("What the queue names of actors begin with: actor `x` takes its work from `<prefix>x`.", PREFIX)
-    ] = "asya-"
-    log_level: Annotated[
-        str,
-        _doc(
-            "The least important log lines that are written.",
-            choice("debug", "info", "warning", "error", aliases={"warn": "warning", "critical": "error"}),
-            aliases=("ASYA_LOG_LEVEL",),
-        ),
-    ] = "info"
-    log_format: Annotated[
-        str,
-        _doc(
-            "How log lines look: `text` for people, `json` for machines, `auto` for text on a terminal and else JSON.",
-            choice("auto", "text", "json"),
-        ),
-    ] = "auto"
-    log_payloads: Annotated[
-        bool, _doc("Whether payloads may appear in the logs. They may hold what nobody else should read.", FLAG)
-    ] = False
-    metrics: Annotated[
-        str,
-        _doc("Where metrics and health are served over HTTP: `HOST:PORT`. Empty: nowhere.", ADDRESS, "--metrics"),
-    ] = ""
-    grace: Annotated[
-        float,
-        _doc("How long a worker that was told to stop may finish the work it has begun.", duration(), "--grace"),
-    ] = 30.0
-    results: Annotated[
-        str, _doc("Where results are kept: `sqlite:///PATH`. Empty: they are not.", OPTIONAL_URL, "--results")
-    ] = ""
-    result_retention: Annotated[float, _doc("How long a result is kept.", duration(1.0))] = 7 * 86400.0
-    processes: Annotated[
-        int, _doc("How many processes a worker runs, each with all actors.", whole(1, 1024), "--processes")
-    ] = 1
-
-
-class Setting(msgspec.Struct, frozen=True):
-    """What is to be known about one setting; documentation and `oncue doctor` are made of these."""
-
-    name: str
-    kind: Kind
-    default: Any
-    description: str
-    option: str | None
-    aliases: tuple[str, ...]
-    secret: bool
-
-    @property
-    def variable(self) -> str:
-        """Its name in the environment."""
-        return _VARIABLES + self.name.upper()
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """All its names in the environment, the main one first."""
-        return (self.variable, *self.aliases)
-
-    def show(self, value: Any) -> str:
-        """The value as a person would write it, without secrets."""
-        text = self.kind.show(value)
-        return redact_url(text) if self.secret else text
-
-
-@cache
-def describe() -> tuple[Setting, ...]:
-    """Every setting, in the order of the schema."""
-    hints = get_type_hints(Settings, include_extras=True)
-    return tuple(_setting(field, hints[field.name]) for field in msgspec.structs.fields(Settings))
-
-
-def _setting(field: msgspec.structs.FieldInfo, hint: Any) -> Setting:
-    meta: Meta = get_args(hint)[1]
-    schema: _Schema = (meta.extra or {})["schema"]
-    description = meta.description or ""
-    return Setting(field.name, schema.kind, field.default, description, schema.option, schema.aliases, schema.secret)
 
 
 class InForce(msgspec.Struct, frozen=True):
@@ -150,7 +60,7 @@ class Loaded(msgspec.Struct, frozen=True):
                 setting.show(getattr(self.settings, setting.name)),
                 self.sources.get(setting.name, "default"),
             )
-            for setting in describe()
+            for setting in describe(type(self.settings))
         ]
 
 
@@ -169,8 +79,9 @@ def load_settings(
     config: Path | str | None = None,
     options: Mapping[str, object] | None = None,
     folder: Path | str = ".",
+    schema: type[Settings] = Settings,
 ) -> Loaded:
-    """The settings from all sources.
+    """The settings from all sources, those of `schema`; those of other commands may stand beside them, unread.
 
     `options` are values given on the command line or in code, by setting name; None means not given. `config` is a file
     that must be there; without it, the file that `ONCUE_CONFIG` names, or `oncue.yaml` in `folder` if there is one.
@@ -182,7 +93,9 @@ def load_settings(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for found in chain(
-        _from_file(path, faults), _from_environment(environ, faults), _from_options(options or {}, faults)
+        _from_file(path, schema, faults),
+        _from_environment(environ, schema, faults),
+        _from_options(options or {}, schema, faults),
     ):
         value = _read(found, faults)
         if value is not None:
@@ -190,7 +103,7 @@ def load_settings(
             sources[found.setting.name] = f"{found.place} {found.name}"
     if faults:
         raise SettingsError(faults)
-    return Loaded(Settings(**values), sources, path)
+    return Loaded(schema(**values), sources, path)
 
 
 def _config_path(environ: Mapping[str, str], config: Path | str | None, folder: Path) -> Path | None:
@@ -201,30 +114,28 @@ def _config_path(environ: Mapping[str, str], config: Path | str | None, folder: 
     return path if path.exists() else None
 
 
-def _from_file(path: Path | None, faults: list[str]) -> Iterator[_Found]:
+def _from_file(path: Path | None, schema: type[Settings], faults: list[str]) -> Iterator[_Found]:
     if path is None:
         return
     from oncue.core.yamlfile import read_yaml_mapping  # only then is a YAML parser worth its import
 
-    by_name = {setting.name: setting for setting in describe()}
+    by_name = {setting.name: setting for setting in describe(schema)}
     entries, problems = read_yaml_mapping(path)
     faults.extend(problems)
     for entry in entries:
         setting = by_name.get(entry.name)
-        if setting is None:
-            faults.append(f"{entry.place}: unknown setting {entry.name!r}{did_you_mean(entry.name, by_name)}")
-        else:
+        if setting is not None:
             yield _Found(setting, entry.value, entry.name, entry.place)
+        elif entry.name not in known_names():
+            faults.append(f"{entry.place}: unknown setting {entry.name!r}{did_you_mean(entry.name, known_names())}")
 
 
-def _from_environment(environ: Mapping[str, str], faults: list[str]) -> Iterator[_Found]:
-    known = {CONFIG_VARIABLE}
-    for setting in describe():
-        known.update(setting.variables)
+def _from_environment(environ: Mapping[str, str], schema: type[Settings], faults: list[str]) -> Iterator[_Found]:
+    for setting in describe(schema):
         given = [
             _Found(setting, environ[name], name, "environment")
             for name in setting.variables
-            if name in environ and (environ[name] != "" or setting.kind.blank)
+            if name in environ and (environ[name] != "" or (setting.kind.blank and name == setting.variable))
         ]
         values = {found.name: _read(found, []) for found in given}
         if len({repr(value) for value in values.values()}) > 1:
@@ -232,9 +143,10 @@ def _from_environment(environ: Mapping[str, str], faults: list[str]) -> Iterator
             faults.append(f"environment: {shown} are two names of one setting and differ: keep one of them")
         if given:
             yield given[0]
+    known = known_variables() | {CONFIG_VARIABLE}
     for name in sorted(environ):
-        if name.startswith(_VARIABLES) and name not in known and not _is_service_link(name, environ[name]):
-            faults.append(f"environment: unknown setting {name}{did_you_mean(name, known, prefix=_VARIABLES)}")
+        if name.startswith(VARIABLES) and name not in known and not _is_service_link(name, environ[name]):
+            faults.append(f"environment: unknown setting {name}{did_you_mean(name, known, prefix=VARIABLES)}")
 
 
 def _is_service_link(name: str, value: str) -> bool:
@@ -243,8 +155,8 @@ def _is_service_link(name: str, value: str) -> bool:
     return _SERVICE_LINK.fullmatch(name) is not None
 
 
-def _from_options(options: Mapping[str, object], faults: list[str]) -> Iterator[_Found]:
-    by_name = {setting.name: setting for setting in describe()}
+def _from_options(options: Mapping[str, object], schema: type[Settings], faults: list[str]) -> Iterator[_Found]:
+    by_name = {setting.name: setting for setting in describe(schema)}
     for name, raw in options.items():
         setting = by_name.get(name)
         if setting is None:
