@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from itertools import count
 from multiprocessing.connection import Connection
@@ -80,6 +82,31 @@ def holder(pipe: Connection, url: str) -> None:
                 except TransportError as error:
                     pipe.send(type(error).__name__)
         await transport.close()
+
+    asyncio.run(main())
+
+
+def dying(pipe: Connection, url: str, statement: int) -> None:
+    """Hand one message on, and die of SIGKILL when the store executes this statement of it, counted from 1."""
+
+    async def main() -> None:
+        transport = await open_sqlite(url)
+        async with transport.subscribe("work", prefetch=1) as subscription:
+            lease = await subscription.receive()
+            executed = count(1)
+            statements = []
+
+            def trace(text: str) -> None:
+                statements.append(text.split(maxsplit=1)[0])
+                if next(executed) == statement:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            store = transport.port.writer._store
+            assert store is not None
+            store.connection.set_trace_callback(trace)
+            await lease.ack(Send("next", lease.message))
+            pipe.send(statements)
+            await asyncio.sleep(60)
 
     asyncio.run(main())
 

@@ -146,6 +146,14 @@ class Program:
         assert self._talk.poll(within), "the program said nothing"
         return self._talk.recv()
 
+    def last_word(self, within: float = SOON) -> Any:
+        """What it says next, or None if it ends without a word. Blocks."""
+        assert self._talk.poll(within), "the program said nothing and goes on"
+        try:
+            return self._talk.recv()
+        except EOFError:
+            return None
+
     async def say(self) -> Any:
         return await asyncio.to_thread(self.hear)
 

@@ -82,6 +82,24 @@ async def test_a_message_comes_again_when_its_worker_is_killed_while_its_acknowl
         assert await take(transport, 1) == ["0"]
 
 
+async def test_a_worker_killed_at_any_statement_of_an_acknowledgement_has_done_all_of_it_or_nothing(url: str) -> None:
+    with_all, with_none = 0, 0
+    for statement in range(1, 20):
+        async with opened(f"{url}.{statement}", "work", "next") as transport:
+            await transport.send(*sends(1))
+            with Program(programs.dying, f"{url}.{statement}", statement) as program:
+                statements = await asyncio.to_thread(program.last_word)
+            work, moved = await ids_in(transport), await ids_in(transport, "next")
+        assert (work, moved) in ((["0"], []), ([], ["0"])), f"after statement {statement}"
+        with_none += work == ["0"]
+        with_all += moved == ["0"]
+        if statements:
+            assert statements.index("BEGIN") < statements.index("DELETE") < statements.index("COMMIT")
+            break
+    assert with_none >= 3, "it was killed before the commit at least at BEGIN, DELETE and INSERT"
+    assert with_all
+
+
 async def test_a_worker_that_was_frozen_past_its_lease_cannot_undo_what_the_next_one_does(url: str) -> None:
     async with opened(url, "work", "next", lease=1.0) as transport:
         await transport.send(*sends(1))

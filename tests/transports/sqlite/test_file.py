@@ -70,6 +70,14 @@ async def test_the_file_and_what_lies_beside_it_are_for_their_owner_alone(tmp_pa
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
 
 
+async def test_what_is_stored_is_flushed_to_the_disk_with_each_commit(url: str) -> None:
+    async with opened(url) as transport:
+        connection = transport.port.writer._store.connection
+        for name, value in (("synchronous", 2), ("journal_mode", "wal"), ("foreign_keys", 1)):
+            assert connection.execute(f"PRAGMA {name}").fetchone() == (value,)
+        await transport.send(*sends(1))
+
+
 async def test_names_with_odd_letters_work(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/{'long' * 30}/%3F%23%25 é.db"
     async with opened(url) as transport:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from transports.sqlite.support import depth, message, opened, raw, receive, sends, take
@@ -14,6 +15,8 @@ from oncue.core.errors import LeaseLostError
 from oncue.core.message import Send
 from oncue.transports.base import QueueSpec
 from oncue.transports.sqlite import clock
+from oncue.transports.sqlite.schema import READY, open_store
+from oncue.transports.sqlite.store import Change, Claim, Holding, Row, Store
 
 HOUR = 3_600_000_000
 
@@ -73,6 +76,25 @@ async def test_a_lease_runs_out_when_it_should_after_a_step_of_the_wall_clock(ur
         assert time.monotonic() - started < 5
         with pytest.raises(LeaseLostError):
             await lease.ack()
+
+
+def test_a_lease_that_ran_out_settles_nothing_though_nobody_has_taken_the_message(tmp_path: Path) -> None:
+    connection = open_store(tmp_path / "queue.db")
+    store = Store(connection)
+    with store.transaction():
+        store.add_queue(QueueSpec(name="work"))
+        store.refresh_queues()
+        store.insert([Row("work", 0, None, '["0",null,{}]', b"")], clock.wall())
+        now = clock.steady()
+        _, [taken] = store.take(store.queue("work"), Claim(1, 100, True, now + HOUR, 7), clock.wall(), now)
+    holding, change = Holding(taken.seq, 7), Change(taken.seq, 7, READY, clock.ORIGIN, 0)
+    with store.transaction():
+        assert store.held([holding], now + HOUR) == set()
+        assert store.remove([holding], now + HOUR) == 0
+        assert store.change([change], now + HOUR) == 0
+        assert store.held([holding], now + HOUR - 1) == {holding}
+        assert store.change([change], now + HOUR - 1) == 1
+    connection.close()
 
 
 async def test_delays_follow_the_wall_clock(url: str, step_clock) -> None:

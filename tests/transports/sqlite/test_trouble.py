@@ -309,22 +309,29 @@ if transport is not None:
     assert done.stdout.split("\n")[0] == "[0, 0, 0, 0, 0] 106", done.stderr
 
 
-def test_a_loop_that_ended_without_closing_leaves_its_leases_to_others_of_its_process(url: str) -> None:
+def test_a_loop_that_ended_without_closing_leaves_its_messages_to_others_of_its_process(url: str) -> None:
     left = []
 
     async def leave_open() -> None:
         transport = await open_sqlite(url)
-        await transport.declare(QueueSpec(name="work"))
+        await transport.declare(QueueSpec(name="work", lease=1.0))
         left.append(transport.subscribe("work", prefetch=10))
         subscription = await left[0].__aenter__()
         await transport.send(*sends(20))
         await receive(subscription)
 
     async def take_over() -> None:
-        async with opened(url) as transport:
+        async with opened(url, lease=1.0) as transport:
             assert sorted(await take(transport, 20), key=int) == [str(number) for number in range(20)]
+            await transport.send(*sends(20))
+            assert len(await take(transport, 20)) == 20
+            assert not [feed for feed in transport.port.writer._feeds if feed.active], (
+                "nothing is claimed for a lost loop"
+            )
 
-    asyncio.run(leave_open())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_open())
+    loop.close()
     asyncio.run(take_over())
 
 
