@@ -96,7 +96,9 @@ class Worker:
     def line(self) -> list[str]:
         """The words of the next line that an actor prints."""
         line = self._prints.get(timeout=_WITHIN)
-        assert line is not None, f"nothing more is printed: {self.errors}"
+        if line is None:
+            code = self.end()
+            raise AssertionError(f"it ended with {code} and prints nothing more: {self.errors} {self.logs[-3:]}")
         return line.split()
 
     def signal(self, number: signal.Signals) -> None:
@@ -107,8 +109,8 @@ class Worker:
         code = self.child.wait(timeout=_WITHIN)
         while self._next_log() is not None:
             continue
-        while self._prints.get(timeout=_WITHIN) is not None:
-            continue
+        self._readers[0].join(_WITHIN)
+        assert not self._readers[0].is_alive()
         return code
 
     def stop(self) -> int:

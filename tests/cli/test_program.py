@@ -52,7 +52,7 @@ def test_without_a_verb_there_is_the_help_and_the_code_for_misuse(run, words) ->
     [
         (["quene"], "oncue: no such command 'quene', did you mean 'queue'? (see oncue --help)"),
         (["queue", "lits"], "oncue: no such command 'lits', did you mean 'list'? (see oncue queue --help)"),
-        (["frobnicate"], "oncue: no such command 'frobnicate'; there are run, send, queue,"),
+        (["frobnicate"], "oncue: no such command 'frobnicate'; there are run, "),
         (["queue", "list", "--jsn"], "oncue: no such option '--jsn'"),
         (["queue", "peek"], "oncue: missing argument 'NAME' (see oncue queue peek --help)"),
         (["queue", "peek", "x", "--limit", "0"], "oncue: invalid value for '--limit': 0 is not in the range"),

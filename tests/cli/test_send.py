@@ -120,7 +120,7 @@ def test_each_line_of_standard_input_is_a_message_in_order() -> None:
     assert payloads() == ["a", {"b": [1]}, None, 3]
 
 
-INVALID = b'1\n\nAda\n{"a": 1\n"\xff"\n' + b"[" * 5000 + b"\n6"
+INVALID = b'1\n\nAda\n{"a": 1\n"\xff"\n' + b"[" * 100_000 + b"\n6"
 
 
 @pytest.mark.parametrize("seekable", [True, False])

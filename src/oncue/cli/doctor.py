@@ -113,7 +113,11 @@ def _version(distribution: str) -> str:
 
 def _extras() -> Iterator[tuple[str, str]]:
     """Each extra with the distribution that it stands for."""
-    for requirement in importlib.metadata.requires("oncue") or ():
+    try:
+        requirements = importlib.metadata.requires("oncue") or ()
+    except importlib.metadata.PackageNotFoundError:  # run from its sources, without having been installed
+        return
+    for requirement in requirements:
         match = re.match(r"(?P<name>[\w.-]+).*extra == ['\"](?P<extra>\w+)['\"]", requirement)
         if match and match["extra"] != "all" and match["name"] != "oncue":
             yield match["extra"], match["name"]
