@@ -469,12 +469,12 @@ class Pump:
         return session.calm.is_set() or None
 
     async def _give_back_when_stalled(self, session: _Session) -> None:
-        """End fetching ahead when nothing is taken of it any more, as the handlers that run now are slow."""
+        """End fetching ahead when nothing is taken of it any more: the handlers that run now are slow, or there is no work."""
         while True:
             await session.ahead.wait()
             received = session.received
             await asyncio.sleep(_STALL)
-            if session.received == received and session.in_flight and session.ahead.is_set():
+            if session.received == received and session.ahead.is_set():
                 session.fetch(self._concurrency, ahead=False)
 
 
