@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, Union
 
     Piece = Union[bytes, bytearray, memoryview]
-    Frame = tuple[Piece, Piece]
+    Written = Union[bytes, str]
+    Frame = tuple[Piece, Union[Piece, str]]
     Found = tuple[int, int, int, bytes, list[memoryview]]
     Fault = dict[str, Any]
     Passed = tuple[list[str], int]
@@ -209,6 +210,7 @@ class Settings:
 # ---- The wire --------------------------------------------------------------------------------------------------------
 
 LENGTH = struct.Struct(">I")
+SLICE = 2**20
 HEAD = struct.Struct(">IBIII")
 """Length of all that follows, kind, id, number, length of the JSON head that precedes the body."""
 REST = HEAD.size - LENGTH.size
@@ -228,7 +230,7 @@ CANCELLED_ERROR = "cancelled_error"
 STOPPING_ERROR = "stopping_error"
 
 
-def frame(kind: int, id: int, number: int = 0, head: Piece = b"", body: Piece = b"") -> Frame:
+def frame(kind: int, id: int, number: int = 0, head: bytes = b"", body: Piece | str = b"") -> Frame:
     """The pieces of one frame, to be written one after the other."""
     return HEAD.pack(REST + len(head) + len(body), kind, id, number, len(head)) + head, body
 
@@ -282,6 +284,15 @@ def encode(value: Any) -> bytes:
         return _escaped(value).encode("utf-8")
 
 
+def _large(text: str) -> Written:
+    """`text` as bytes; but when it is large and plain, as it is, to be turned into bytes piece by piece on its way out."""
+    return text if len(text) >= SLICE and text.isascii() else text.encode("utf-8")
+
+
+def as_bytes(written: Written) -> bytes:
+    return written.encode("ascii") if isinstance(written, str) else written
+
+
 # ---- The handler: load, check, call, results -------------------------------------------------------------------------
 
 
@@ -289,10 +300,6 @@ class LoadFault(Exception):  # noqa: N818
     """A handler that cannot be loaded; the text is one line, `trace` the user's part of the traceback."""
 
     trace = ""
-
-
-class Malformed(ValueError):  # noqa: N818
-    """An envelope that is none; the texts are Asya's."""
 
 
 class InvalidResultError(ValueError):
@@ -452,40 +459,40 @@ def _instance(found: Any) -> Any:
 
 
 def check(envelope: Any, passed: Passed | None = None) -> None:
-    """Raise `Malformed` unless `envelope` is one. `passed` is the actors and the position of the input, for outputs."""
+    """Raise `ValueError` with Asya's text unless `envelope` is one. `passed` is the actors and the position of the input, for outputs."""
     if not isinstance(envelope, dict) or "payload" not in envelope:
-        raise Malformed("Missing required field 'payload' in envelope")
+        raise ValueError("Missing required field 'payload' in envelope")
     if "route" not in envelope:
-        raise Malformed("Missing required field 'route' in envelope")
+        raise ValueError("Missing required field 'route' in envelope")
     route = envelope["route"]
     if not isinstance(route, dict):
-        raise Malformed("Field 'route' must be a dict")
+        raise ValueError("Field 'route' must be a dict")
     if "actors" not in route:
-        raise Malformed("Missing required field 'actors' in route")
+        raise ValueError("Missing required field 'actors' in route")
     actors, current = route["actors"], route.setdefault("current", 0)
     if not isinstance(actors, list):
-        raise Malformed("Field 'route.actors' must be a list")
+        raise ValueError("Field 'route.actors' must be a list")
     if not isinstance(current, int) or isinstance(current, bool):
-        raise Malformed("Field 'route.current' must be an integer")
+        raise ValueError("Field 'route.current' must be an integer")
     if not actors:
-        raise Malformed("Field 'route.actors' cannot be empty")
+        raise ValueError("Field 'route.actors' cannot be empty")
     for index, actor in enumerate(actors):
         if not isinstance(actor, str):
-            raise Malformed(f"Field 'route.actors[{index}]' must be a string")
+            raise ValueError(f"Field 'route.actors[{index}]' must be a string")
     if not 0 <= current <= len(actors):
-        raise Malformed(f"Invalid route.current={current}: out of bounds for actors of length {len(actors)}")
+        raise ValueError(f"Invalid route.current={current}: out of bounds for actors of length {len(actors)}")
     if not isinstance(envelope.get("headers", {}), dict):
-        raise Malformed("Field 'headers' must be a dict")
+        raise ValueError("Field 'headers' must be a dict")
     if passed is not None:
         _check_passed(actors, *passed)
     if not isinstance(envelope.get("id", ""), str):
-        raise Malformed("Field 'id' must be a string")
+        raise ValueError("Field 'id' must be a string")
 
 
 def _check_passed(actors: list[Any], before: list[str], position: int) -> None:
     kept, found = before[: position + 1], actors[: len(before[: position + 1])]
     if found != kept:
-        raise Malformed(
+        raise ValueError(
             f"Route modification error: already-processed actors cannot be erased. Input route had {kept} "
             f"(actors 0-{position}), but output route starts with {found}. Runtimes can add future actors but must "
             "preserve all actors up to current."
@@ -574,7 +581,7 @@ class Call:
         self.argument = envelope
         self.context: Context | None = None
         self.passed: Passed | None = None
-        self.items: list[Frame] = []
+        self.items: list[tuple[bytes, Written]] = []
         self.count = 0
 
 
@@ -609,7 +616,7 @@ class Handler:
         return in_loop, None
 
     def open(self, kind: int, seq: int, head: bytes, body: list[memoryview]) -> Call:
-        """Read a request. Raise `ValueError` (of which `Malformed` is one) or `RecursionError` when it is no message."""
+        """Read a request. Raise `ValueError` or `RecursionError` when it is no message."""
         fields = decode(str(head, "utf-8")) if head else {}
         text = str(body.pop(), "utf-8")  # the frame is not needed beside its text, and may be large
         value = decode(text)
@@ -636,7 +643,7 @@ class Handler:
             return self.function(argument, call.context)
         return self.function(argument, **{self.context: call.context})
 
-    def pack(self, call: Call, value: Any, index: int, total: int | str) -> Frame:
+    def pack(self, call: Call, value: Any, index: int, total: int | str) -> tuple[bytes, Written]:
         """Head and payload of one item of the result, as JSON. Raise `InvalidResultError` or `ValueError`."""
         head = {}
         if not self.whole:
@@ -648,16 +655,18 @@ class Handler:
             if call.passed is not None:
                 try:
                     check(value, call.passed)
-                except Malformed as error:
+                except ValueError as error:
                     raise ValueError(f"Invalid output envelope[{index}/{total}]: {error}") from None
             elif not isinstance(value, dict):
                 raise ValueError(f"Invalid output envelope[{index}/{total}]: expected a dict")
             head = {name: each for name, each in value.items() if name != "payload"}
             payload = self._write(value.get("payload"))
-        return self._write(head) if head else b"", payload
+        return as_bytes(self._write(head)) if head else b"", payload
 
-    def _write(self, value: Any) -> bytes:
+    def _write(self, value: Any) -> Written:
         try:
+            written = _large(_plain(value))
+        except UnicodeEncodeError:
             written = encode(value)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidResultError(f"the result cannot be written as JSON: {text_of(error)}") from None
@@ -684,11 +693,8 @@ class Channel:
             found = self._first()
             if found is not None:
                 return found
-            missing = self._missing()
-            data = self._exactly(missing) if missing > 65536 else self.sock.recv(262144)
-            if not data:
+            if not (self._fill() if self._missing() > LARGE else self._more()):
                 return None
-            self._buffer = self._buffer + data if self._buffer else data
 
     def pending(self) -> Iterator[Found | None]:
         """All frames that are there, without waiting; ends with None when the parent is gone."""
@@ -714,7 +720,7 @@ class Channel:
             view = memoryview(buffer)
             middle = start + HEAD.size + head
             found = kind, seq, number, bytes(view[start + HEAD.size : middle]), [view[middle:end]]
-            self._buffer = buffer[end:]
+            self._buffer = buffer[end:] if end < len(buffer) else b""
             return found
         return None
 
@@ -724,23 +730,37 @@ class Channel:
         (length,) = LENGTH.unpack_from(self._buffer)
         return int(length) + LENGTH.size - len(self._buffer)
 
-    def _exactly(self, count: int) -> bytes | bytearray:
-        whole, filled = bytearray(count), 0
-        while filled < count:
-            got = self.sock.recv_into(memoryview(whole)[filled:])
-            if not got:
-                return b""
-            filled += got
-        return whole
+    def _more(self) -> bool:
+        data = self.sock.recv(4 * LARGE)
+        self._buffer = self._buffer + data if self._buffer else data
+        return bool(data)
+
+    def _fill(self) -> bool:
+        """Read the rest of a large frame into the one place where it stays."""
+        filled = len(self._buffer)
+        whole = bytearray(filled + self._missing())
+        whole[:filled] = self._buffer
+        self._buffer = whole
+        with memoryview(whole) as view:
+            while filled < len(whole):
+                got = self.sock.recv_into(view[filled:])
+                if not got:
+                    return False
+                filled += got
+        return True
 
     def send(self, *frames: Frame) -> None:
         """Write frames, each a pair of pieces, whole and before anything of another thread."""
         pieces = [piece for each in frames for piece in each if piece]
-        if sum(map(len, pieces)) < 262144:
-            pieces = [b"".join(pieces)]
+        if sum(map(len, pieces)) < SLICE:
+            pieces = [b"".join(pieces)]  # type: ignore[arg-type]  # texts are larger
         with self._writing:
             for piece in pieces:
-                self.sock.sendall(piece)
+                if not isinstance(piece, str):
+                    self.sock.sendall(piece)
+                    continue
+                for start in range(0, len(piece), SLICE):
+                    self.sock.sendall(piece[start : start + SLICE].encode("ascii"))
 
 
 class Worker:
@@ -769,6 +789,9 @@ class Worker:
                 continue
         except (BrokenPipeError, ConnectionResetError):
             LOG.debug("the parent is gone")
+        finally:
+            if hasattr(self._local, "loop"):
+                self._local.loop.close()
 
     def _step(self) -> bool:
         with self._reading:
@@ -862,7 +885,10 @@ class Worker:
 
     def _reply(self, call: Call, sent: list[Any]) -> None:
         """The array of the one-shot protocol. What was sent besides becomes items with routes of their own."""
-        items = [b'{"payload":%s%s}' % (payload, b"," + head[1:-1] if head else b"") for head, payload in call.items]
+        items = [
+            b'{"payload":%s%s}' % (as_bytes(payload), b"," + head[1:-1] if head else b"")
+            for head, payload in call.items
+        ]
         if sent and not items:  # an empty array ends the route, and so does a position beyond it
             actors = call.envelope["route"]["actors"]
             items = [encode({"payload": call.envelope["payload"], "route": {"actors": actors, "current": len(actors)}})]
@@ -1481,7 +1507,7 @@ class Supervisor:
             elif kind == CANCEL:
                 self._cancel(client, id, kill=number == 1)
             elif kind == PING:
-                self._send(client, *frame(PONG, id, len(client.requests)))
+                self._send(client, frame(PONG, id, len(client.requests))[0])
             else:
                 raise ValueError(f"frames of kind {kind} are not for a runtime")
             if client.closed:
@@ -1515,7 +1541,7 @@ class Supervisor:
                         child, request, fault(CANCELLED_ERROR, "CancelledError", "cancelled, and its process ended")
                     )
                 elif child.in_loop:
-                    self._send(child, *frame(CANCEL, request.seq))
+                    self._send(child, frame(CANCEL, request.seq)[0])
                 return
             if request in child.piped:
                 return  # it cannot be called back, and is short
@@ -1526,7 +1552,7 @@ class Supervisor:
         answer = fault(CONNECTION_ERROR, "ProtocolError", text)
         LOG.warning("a connection was refused: %s", text)
         if client.lasting:
-            self._send(client, *frame(ERROR, 0, 0, encode(answer)))
+            self._send(client, frame(ERROR, 0, 0, encode(answer))[0])
         else:
             body = encode([answer])
             self._send(client, LENGTH.pack(len(body)) + body)
@@ -1567,7 +1593,7 @@ class Supervisor:
 
     def _abandon(self, child: Child, request: Request, client: Client) -> None:
         if child.in_loop:
-            self._send(child, *frame(CANCEL, request.seq))
+            self._send(child, frame(CANCEL, request.seq)[0])
         if client.kill or not client.lasting:
             grace = CANCEL_GRACE if child.in_loop or client.kill else ABANDONED_GRACE
             request.deadline = min(request.deadline, self.now + grace)
@@ -1639,7 +1665,7 @@ class Supervisor:
         request.client = None
         del client.requests[request.id]
         if client.lasting:
-            self._send(client, *frame(ERROR, request.id, 0, encode(text)))
+            self._send(client, frame(ERROR, request.id, 0, encode(text))[0])
         else:
             body = encode([text])
             self._send(client, LENGTH.pack(len(body)) + body)
@@ -1653,7 +1679,7 @@ class Supervisor:
                 if request.deadline <= self.now and not child.doomed:
                     if child.in_loop and not request.warned:
                         request.warned, request.deadline = True, self.now + CANCEL_GRACE
-                        self._send(child, *frame(CANCEL, request.seq, 1))
+                        self._send(child, frame(CANCEL, request.seq, 1)[0])
                     else:
                         self._time_out(child, request)
                 if not child.doomed:
@@ -1925,7 +1951,7 @@ class Supervisor:
         self._unlisten(self.listener)
         for client in list(self.clients):
             if client.lasting:
-                self._send(client, *frame(STOPPING, 0))
+                self._send(client, frame(STOPPING, 0)[0])
             elif not client.requests and not client.outbox:
                 self._drop(client)
         text = "the runtime is stopping; the handler was not called"

@@ -46,12 +46,14 @@ def environment(folder: Path, handler: str | None, **settings: str) -> dict[str,
     return kept | settings
 
 
-def run(python: Path, folder: Path, handler: str | None, **settings: str) -> subprocess.CompletedProcess[str]:
+def run(
+    python: Path, folder: Path, handler: str | None, *, cwd: Path = USERS, **settings: str
+) -> subprocess.CompletedProcess[str]:
     """Run a runtime that cannot start to its end."""
     command = [python, "-I", "-W", "error", RUNTIME]
     surroundings = environment(folder, handler, **settings)
     return subprocess.run(
-        command, env=surroundings, cwd=USERS, capture_output=True, text=True, timeout=PATIENCE, check=False
+        command, env=surroundings, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 

@@ -55,27 +55,34 @@ async def test_what_may_be_absent_is_taken_for_its_default(python: Path) -> None
         assert item["headers"] == {"trace": "t"}
 
 
+RESULTS: list[tuple[str, Any, list[Any]]] = [
+    ("echo", {"ü": "é\u2028"}, [{"ü": "é\u2028"}]),
+    ("nothing", 1, []),
+    ("empty", 1, []),
+    ("fan", 3, [0, 1, 2]),
+    ("pair", 7, [7, 7]),
+    ("count", 3, [0, 1, 2]),
+    ("plain_that_awaits", "Bob", ["Hello, Bob!"]),
+    ("plain_that_awaits_many", 2, [0, 1]),
+    ("surrogate", 1, ["\ud800"]),
+    ("produce", 3 * 2**20, ["x" * 3 * 2**20]),
+]
+
+
+async def test_a_result_of_each_kind_is_answered(python: Path) -> None:
+    async with Beside(python, "handlers.call_by_name") as beside:
+        for handler, payload, results in RESULTS:
+            answer = await beside.send([handler, payload])
+            assert [item["payload"] for item in answer] == results
+            assert all(item["route"]["current"] == 1 for item in answer)
+
+
 @pytest.mark.parametrize(
-    ("handler", "payload", "results"),
-    [
-        ("echo", {"ü": "é\u2028"}, [{"ü": "é\u2028"}]),
-        ("nothing", 1, []),
-        ("empty", 1, []),
-        ("fan", 3, [0, 1, 2]),
-        ("pair", 7, [7, 7]),
-        ("count", 3, [0, 1, 2]),
-        ("greet", "Ada", ["Hello, Ada!"]),
-        ("count_in_loop", 2, [0, 1]),
-        ("plain_that_awaits", "Bob", ["Hello, Bob!"]),
-        ("plain_that_awaits_many", 2, [0, 1]),
-        ("surrogate", 1, ["\ud800"]),
-    ],
+    ("handler", "payload", "results"), [("greet", "Ada", ["Hello, Ada!"]), ("count_in_loop", 2, [0, 1])]
 )
-async def test_a_result_of_each_kind_is_answered(python: Path, handler: str, payload: Any, results: list[Any]) -> None:
+async def test_async_handlers_are_answered(python: Path, handler: str, payload: Any, results: list[Any]) -> None:
     async with Beside(python, f"handlers.{handler}") as beside:
-        answer = await beside.send(payload)
-        assert [item["payload"] for item in answer] == results
-        assert all(item["route"]["current"] == 1 for item in answer)
+        assert [item["payload"] for item in await beside.send(payload)] == results
 
 
 @pytest.mark.parametrize("handler", ["unwritable", "not_a_number", "circular"])

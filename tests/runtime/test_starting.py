@@ -29,8 +29,6 @@ UNLOADABLE = [
     ("handlers.Broken.process", "OSError: no model here (" + str(USERS / "handlers.py") + ", line "),
     ("missing_import.work", "ModuleNotFoundError: No module named 'not_installed_anywhere' ("),
     ("missing_import.work", str(USERS / "missing_import.py") + ", line 1)"),
-    ("syntax.work", "SyntaxError: "),
-    ("syntax.work", str(USERS / "syntax.py") + ", line "),
     ("leaves.work", "SystemExit: no licence ("),
     ("aborts.work", "its process was killed by SIGABRT while loading"),
 ]
@@ -52,6 +50,14 @@ def test_the_same_reasons_are_given_on_every_python(python: Path, tmp_path: Path
     for handler, text in UNLOADABLE[9:]:
         assert text in run(python, tmp_path, handler).stderr
     assert "runtime.py" not in run(python, tmp_path, "missing_import.work").stderr
+
+
+def test_a_mistake_in_the_grammar_is_named_with_its_place(python: Path, tmp_path: Path) -> None:
+    source = tmp_path / "typo.py"
+    source.write_text("def work(payload):\n    return (\n")
+    ended = run(python, tmp_path / "socket", "typo.work", cwd=tmp_path)
+    assert f"({source}, line " in ended.stderr
+    assert "Cannot load handler 'typo.work': SyntaxError: " in ended.stderr
 
 
 async def test_a_start_that_works_takes_the_old_reason_away(python: Path) -> None:

@@ -332,3 +332,8 @@ def produce(payload):
 def count_large(payload):
     for _ in range(payload):
         yield "x" * 10**6
+
+
+def call_by_name(payload):
+    name, argument = payload
+    return globals()[name](argument)

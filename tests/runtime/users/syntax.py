@@ -1,2 +1,0 @@
-def work(payload):
-    return (
