@@ -98,17 +98,13 @@ class _Ended(msgspec.Struct):
 
 
 _decode_fault = msgspec.json.Decoder(_Fault).decode
-decode_faults = msgspec.json.Decoder(list[_Fault]).decode
 _decode_end = msgspec.json.Decoder(_Ended).decode
 decode_hello = msgspec.json.Decoder(Hello).decode
 
 
-def reply_of(fault: bytes) -> Reply:
+def reply_of(text: bytes) -> Reply:
     """The reply that an error in Asya's shape is."""
-    return failed(_decode_fault(fault))
-
-
-def failed(fault: _Fault) -> Reply:
+    fault = _decode_fault(text)
     told = fault.details
     failure = Failure(
         fault.error, told.type, told.message, told.traceback, told.retry_after, final=told.dead, bases=told.bases

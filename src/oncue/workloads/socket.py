@@ -5,35 +5,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from asyncio import CancelledError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 from msgspec import Raw
 
-from oncue.context import Context
-from oncue.core.envelope import Envelope
-from oncue.core.errors import ConfigError
-from oncue.core.failure import CRASH_ERROR, PARSING_ERROR, PROCESSING_ERROR, Failure
-from oncue.core.outcome import Dead, Retry
-from oncue.workloads import Answer
+from oncue.core.failure import Failure
 from oncue.workloads.frames import (
     CALL,
     ENVELOPE,
     LENGTH,
     PING,
     PROTOCOL,
+    STOPPING_ERROR,
     Connection,
     Hello,
     Item,
     Reply,
     Sent,
-    decode_faults,
     decode_hello,
-    failed,
     reply_of,
 )
+
+__all__ = [
+    "ERROR_FILE",
+    "READY_FILE",
+    "STOPPING_ERROR",
+    "Announced",
+    "Hello",
+    "Item",
+    "Reply",
+    "RuntimeClient",
+    "Sent",
+    "announced",
+    "exchange",
+    "load_error",
+    "reply_of",
+]
 
 READY_FILE = "runtime-ready"
 ERROR_FILE = "runtime-error"
@@ -125,73 +135,6 @@ class RuntimeClient:
             await asyncio.shield(self._connection.closed)
 
 
-class SocketWorkload:
-    """Answers calls by a runtime in payload mode; a handler may take `handler_timeout` seconds.
-
-    In envelope mode a runtime decides on routes, which a workload cannot: use `RuntimeClient` there.
-    """
-
-    def __init__(self, client: RuntimeClient, *, handler_timeout: float | None = None) -> None:
-        if client.hello.mode != "payload":
-            raise ConfigError(
-                f"handler {client.hello.handler!r} is in envelope mode, and a payload is all it would get"
-            )
-        self._client = client
-        self._timeout = handler_timeout
-
-    async def answer(self, envelope: Envelope, context: Context) -> Answer:
-        try:
-            fields = fields_of(envelope, context)
-            reply = await self._client.call(envelope.payload, fields=fields, handler_timeout=self._timeout)
-        except ConnectionResetError as error:
-            return Retry(Failure(CRASH_ERROR, type(error).__name__, str(error)))
-        failure = reply.failure
-        if failure is not None:
-            return Dead(failure) if failure.final or failure.code == PARSING_ERROR else Retry(failure)
-        try:
-            _send(reply.sends, context)
-        except ConfigError as error:  # to an actor of an impossible name, or a delay that is none
-            return Retry(Failure.from_exception(error, code=PROCESSING_ERROR))
-        payloads = tuple(item.payload for item in reply.items)
-        return payloads[0] if len(payloads) == 1 else payloads or None
-
-    async def close(self) -> None:
-        await self._client.close()
-
-
-def fields_of(envelope: Envelope, context: Context) -> bytes:
-    """What a handler's context needs to know, as the head of a request."""
-    message: dict[str, Any] = {
-        "id": envelope.id,
-        "headers": dict(envelope.headers),
-        "route": {"actors": envelope.route.actors, "current": envelope.route.current},
-    }
-    if envelope.parent_id is not None:
-        message["parent_id"] = envelope.parent_id
-    if "deadline" in envelope.extra:
-        message["deadline"] = envelope.extra["deadline"]
-    told = {
-        "actor": context.actor,
-        "attempt": context.attempt,
-        "last_attempt": context.last_attempt,
-        "message": message,
-    }
-    return msgspec.json.encode(told)
-
-
-def _send(sends: Sequence[Sent], context: Context) -> None:
-    for sent in sends:
-        context.send(
-            sent.actor,
-            sent.payload,
-            delay=sent.delay,
-            id=sent.id,
-            key=sent.key,
-            route=sent.route,
-            headers=sent.headers,
-        )
-
-
 class Announced(msgspec.Struct, frozen=True):
     """What the ready file of a runtime says. `protocol` is 0 for one that speaks Asya's alone."""
 
@@ -257,8 +200,3 @@ async def _exchanged(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
         raise ConnectionError(f"failed to read response from runtime: failed to read {part}: EOF") from error
     except OSError as error:
         raise ConnectionError(f"failed to read response from runtime: failed to read {part}: {error}") from error
-
-
-def faults_of(answer: bytes) -> Sequence[Reply]:
-    """The errors among the items of a one-shot answer, which stand alone in it when our runtime made it."""
-    return [failed(fault) for fault in decode_faults(answer)]
