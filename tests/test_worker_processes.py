@@ -145,7 +145,7 @@ def test_a_terminal_shows_what_children_print_and_one_line_for_all() -> None:
     assert "in each of 2 processes" in shown
     assert "greet Ada" in shown
     assert "message.dead" in shown
-    assert shown.splitlines()[-1].startswith("Stopped after 1 message.")
+    assert shown.splitlines()[-1].removeprefix("\r").removeprefix("\x1b[2K").startswith("Stopped after 1 message.")
 
 
 def test_the_ports_follow_one_another() -> None:
