@@ -1389,13 +1389,16 @@ class Supervisor:
 
     def _make_room(self) -> None:
         """There is no file descriptor left: hang up on who has been silent for longest, or wait a little."""
-        silent = next((each for each in self.clients if each.lasting is None and not each.inbox), None)
-        if silent is not None:
-            self._drop(silent)
-            return
-        if self.listener is not None:
+        if not self._drop_silent(1) and self.listener is not None:
             self.selector.unregister(self.listener)
-        self._later(0.2, self._accept_again, None)
+            self._later(0.2, self._accept_again, None)
+
+    def _drop_silent(self, count: int) -> int:
+        silent = (each for each in self.clients if each.lasting is None and not each.inbox)
+        dropped = list(itertools.islice(silent, count))
+        for client in dropped:
+            self._drop(client)
+        return len(dropped)
 
     def _accept_again(self, _argument: Any) -> None:
         if self.listener is not None:
@@ -1422,8 +1425,8 @@ class Supervisor:
             return
         client.touched = self.now
         alive = client.receive(self.settings.chunk_size)
-        if client.ending:
-            client.inbox.clear()
+        if client.ending or client.lasting is False:
+            client.inbox.clear()  # nothing more is wanted of it
         elif client.inbox:
             self._read(client)
         if not alive and not client.closed:
@@ -1718,14 +1721,23 @@ class Supervisor:
     def _spawn(self, _argument: Any = None) -> None:
         if self.stopping and not self.queue:
             return
-        sock, far = socket.socketpair()
-        dump, far_dump = os.pipe()
-        os.set_blocking(dump, False)
-        os.set_blocking(far_dump, False)  # a dump that does not fit must not hold a dying process back
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
+        files: list[int] = []
+        try:
+            files += os.pipe()
+            pair = socket.socketpair()
+            files += (end.detach() for end in pair)
+            for stream in filter(None, (sys.stdout, sys.stderr)):
                 stream.flush()
-        pid = os.fork()
+            pid = os.fork()
+        except OSError as error:
+            LOG.warning("no worker can be started now: %s", error.strerror)
+            for file in files:
+                os.close(file)
+            self._later(0.1 if self._drop_silent(8) else 1.0, self._spawn, None)
+            return
+        dump, far_dump, sock, far = files[0], files[1], socket.socket(fileno=files[2]), socket.socket(fileno=files[3])
+        for file in (dump, far_dump):
+            os.set_blocking(file, False)  # a dump that does not fit must not hold a dying process back
         if pid == 0:
             sock.close()
             os.close(dump)
@@ -1754,7 +1766,10 @@ class Supervisor:
         for sock in (self.listener, self.wake, self.waker):
             if sock is not None:
                 sock.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, self.files)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self.files)
+        except (ValueError, OSError) as error:  # somebody has lowered it meanwhile
+            LOG.warning("the limit of open files stays as it is: %s", error)
 
     def _child_event(self, child: Child, mask: int) -> None:
         if child.closed:

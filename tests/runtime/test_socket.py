@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
+import signal
 import socket
 import struct
 from pathlib import Path
@@ -127,6 +129,10 @@ async def test_without_file_descriptors_the_silent_make_room() -> None:
             clients.append(client)
         async with asyncio.timeout(10):
             assert (await beside.send("through"))[0]["payload"] == "through"
+            (worker,) = beside.workers()
+            os.kill(worker, signal.SIGKILL)
+            await beside.said("has ended (killed by SIGKILL)")
+            assert (await beside.send("again"))[0]["payload"] == "again"
         for client in clients:
             client.close()
 
