@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from oncue.core.envelope import NULL, Envelope, Route, decode_envelope
 from oncue.core.errors import InvalidEnvelopeError, InvalidValueError, TransportClosedError, TransportError
-from oncue.core.failure import PARSING_ERROR, PROCESSING_ERROR, Failure
+from oncue.core.failure import CONNECTION_ERROR, PARSING_ERROR, PROCESSING_ERROR, TIMEOUT_ERROR, Failure
 from oncue.core.message import Message, Send, check_queue_name, new_id
 from oncue.core.outcome import Dead, Done, Outcome, Release, Retry
 from oncue.core.retry import RetryPolicy
@@ -32,14 +32,16 @@ class Ends(msgspec.Struct, frozen=True):
     """Where the ends of routes go: to the queues of the end actors, each empty when results are not kept, and to the queue
     that the envelope itself names.
 
-    `answers` says that who waits is told from here and not by the end actors. `original` says that a route that ends
-    early hands its envelope on as it came, as in Asya, and not with an empty payload.
+    `answers` says that who waits is told from here and not by the end actors. With `asya` all is as Asya's sidecar has it:
+    a route that ends early hands its envelope on as it came, and not with an empty payload, and some failures have a whole
+    text in the place of their code, that of a timeout is `overtime`.
     """
 
     happy: str = ""
     error: str = ""
     answers: bool = True
-    original: bool = False
+    asya: bool = False
+    overtime: str = ""
 
     def reached(self, envelopes: Sequence[Envelope], message: Message) -> tuple[Sequence[Send], tuple[Send, ...]]:
         """What goes out when `message` has led to the end of its route: what must arrive, and what may find nobody."""
@@ -52,17 +54,18 @@ class Ends(msgspec.Struct, frozen=True):
 
     def reached_early(self, envelope: Envelope, message: Message) -> tuple[Sequence[Send], tuple[Send, ...]]:
         """As `reached` for a route that ends without a result; its `current` stays at the actor that ended it, as in Asya."""
-        if self.original:
+        if self.asya:
             return self.reached([envelope], message)
         return self.reached([envelope.next(NULL, route=envelope.route)], message)
 
     def failed(self, envelope: Envelope, failure: Failure, message: Message, longest: int | None) -> Sequence[Send]:
         """What goes out, in the form of Asya's error envelope, when `message` is given up."""
         sends = []
+        text = self._text(failure)
         if self.error:
-            told = message_of(envelope.next(_error(failure, envelope.payload), route=envelope.route), message.key)
+            told = message_of(envelope.next(_error(failure, envelope.payload, text), route=envelope.route), message.key)
             if longest is not None and len(told.body) > longest:
-                told = message_of(envelope.next(_error(failure, None), route=envelope.route), message.key)
+                told = message_of(envelope.next(_error(failure, None, text), route=envelope.route), message.key)
             sends.append(Send(self.error, told))
         waiting = self._waiting(envelope)
         if waiting:
@@ -71,15 +74,22 @@ class Ends(msgspec.Struct, frozen=True):
         return sends
 
     def unreadable(self, failure: Failure, message: Message) -> Sequence[Send]:
-        """As `failed` for what is no envelope.
+        """As `failed` for what is no envelope, with as much of it as can be read.
 
         Asya gives the error envelope an empty id, which its error-end refuses with an error envelope, and so on for ever; here
         it has the id of the message.
         """
         if not self.error:
             return ()
-        envelope = Envelope(message.id or new_id(), Route((ERROR_END,)), _error(failure, None))
+        route, payload = _readable(message.body)
+        envelope = Envelope(message.id or new_id(), route, _error(failure, payload))
         return [Send(self.error, message_of(envelope, message.key))]
+
+    def _text(self, failure: Failure) -> str:
+        """What Asya's sidecar says of a failure of its own making; empty for what the runtime said."""
+        if self.asya and failure.code == TIMEOUT_ERROR:
+            return self.overtime
+        return failure.message if self.asya and failure.code == CONNECTION_ERROR else ""
 
     def _waiting(self, envelope: Envelope) -> str:
         return _reply_queue(envelope.headers) if self.answers else ""
@@ -155,15 +165,56 @@ class _ErrorPayload(msgspec.Struct, omit_defaults=True):
     original_payload: Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+class _Place(msgspec.Struct, frozen=True):
+    actors: tuple[str, ...] = ()
+    current: int = 0
+
+
+class _Placed(msgspec.Struct, frozen=True):
+    route: _Place = _Place()
+
+
+_EMPTY = Raw(b'""')
+
 _encode = msgspec.json.Encoder().encode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_route = msgspec.json.Decoder(_Placed).decode
 _decode_error = msgspec.json.Decoder(_ErrorPayload).decode
 
 
-def _error(failure: Failure, original: Raw | None) -> Raw:
+def _error(failure: Failure, original: Raw | None, text: str = "") -> Raw:
     if failure.type == InvalidEnvelopeError.__name__:  # Asya has the whole text where others have a code
-        return Raw(_encode(_ErrorPayload(failure.message, None, msgspec.UNSET if original is None else original)))
-    details = _Details(_plain(failure.message), failure.type, _plain(failure.traceback[-_LONGEST_TRACEBACK:]))
-    return Raw(_encode(_ErrorPayload(failure.code, details, msgspec.UNSET if original is None else original)))
+        text = failure.message
+    details = None
+    if not text or failure.message != text:
+        details = _Details(_plain(failure.message), failure.type, _plain(failure.traceback[-_LONGEST_TRACEBACK:]))
+    told = _ErrorPayload(text or failure.code, details, msgspec.UNSET if original is None else original)
+    return Raw(_encode(told))
+
+
+def _readable(body: bytes) -> tuple[Route, Raw | None]:
+    """The route and the payload of what is no envelope, as Asya tells of them: the payload if all of it is JSON, the route if
+    nothing but the id is wrong."""
+    try:
+        fields = _decode_fields(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Route((ERROR_END,)), None
+    payload = fields.get("payload")
+    try:
+        found = _decode_route(body).route if "id" not in fields or fields["id"] == _EMPTY else None
+    except (msgspec.DecodeError, RecursionError):
+        found = None
+    route = Route((ERROR_END,)) if found is None else Route(found.actors, found.current)
+    return route, None if payload is None else payload.copy()
+
+
+_TEXTS = {
+    "Runtime timeout exceeded": TIMEOUT_ERROR,
+    "failed to connect to runtime": CONNECTION_ERROR,
+    "failed to send message to runtime": CONNECTION_ERROR,
+    "failed to read response from runtime": CONNECTION_ERROR,
+    "failed to parse runtime response": CONNECTION_ERROR,
+}
 
 
 def _plain(text: str) -> str:
@@ -178,7 +229,15 @@ def read_failure(payload: Raw) -> Failure:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Failure(PROCESSING_ERROR, "UnknownError", "the error envelope does not say what went wrong")
     details = found.details or _Details(found.error, found.error)
-    return Failure(found.error, details.type or found.error, details.message, details.traceback)
+    return Failure(_code_of(found.error), details.type or found.error, details.message, details.traceback)
+
+
+def _code_of(error: str) -> str:
+    """The code that `error` is or stands for: Asya's sidecar has a text there for failures of its own making."""
+    for text, code in _TEXTS.items():
+        if error.startswith(text):
+            return code
+    return error
 
 
 def _reply_queue(headers: Mapping[str, Any]) -> str:

@@ -60,6 +60,22 @@ class BrokerBack(Event, frozen=True):
     seconds: float
 
 
+class RuntimeLost(Event, frozen=True):
+    """The runtime beside a sidecar is away: messages wait until it is back."""
+
+    name: ClassVar[str] = "runtime.lost"
+    level: ClassVar[int] = logging.WARNING
+    error: str
+
+
+class RuntimeBack(Event, frozen=True):
+    """The runtime is there, `seconds` after it was first looked for or was lost, and works on `concurrency` messages at once."""
+
+    name: ClassVar[str] = "runtime.back"
+    seconds: float
+    concurrency: int
+
+
 class MessageStarted(Event, frozen=True):
     """A handler was called with a message."""
 
@@ -154,6 +170,8 @@ EVENTS: tuple[type[Event], ...] = (
     PumpStopped,
     BrokerLost,
     BrokerBack,
+    RuntimeLost,
+    RuntimeBack,
     MessageStarted,
     MessageDone,
     MessageRetried,

@@ -55,6 +55,13 @@ class Health:
         self._alive_within = alive_within
         self._clock = clock
         self._pulses: dict[Pulse, None] = {}
+        self._others: dict[object, Callable[[], str]] = {}
+
+    def also(self, reason: Callable[[], str]) -> Callable[[], None]:
+        """Ask `reason`, too, why work cannot be done now; empty is that it can. The function returned ends that."""
+        asked = object()
+        self._others[asked] = reason
+        return lambda: self._others.pop(asked, None) and None
 
     def pulse(self, queue: str) -> Pulse:
         """A new pulse, which is not ready until its first beat."""
@@ -63,10 +70,11 @@ class Health:
         return pulse
 
     def ready(self) -> Sequence[str]:
-        """Why work is not received now, a line for each loop; empty when there are loops and all is well."""
+        """Why work is not done now, a line for each reason; empty when there are loops and all is well."""
+        others = [reason for ask in self._others.values() if (reason := ask())]
         if not self._pulses:
-            return ["no queue is received from"]
-        return [reason for pulse in self._pulses if (reason := self._unready(pulse))]
+            return ["no queue is received from", *others]
+        return [*(reason for pulse in self._pulses if (reason := self._unready(pulse))), *others]
 
     def alive(self) -> Sequence[str]:
         """Which loops have had no round trip for too long, a line for each; empty when all is well."""

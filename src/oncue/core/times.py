@@ -63,6 +63,16 @@ def format_duration(seconds: float) -> str:
     return "".join(parts)
 
 
+def go_duration(seconds: float) -> str:
+    """A duration as programs in Go print it, which Asya's texts have: `250ms`, `2s`, `5m0s`, `1h0m0s`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.6f}".rstrip("0").rstrip(".") + "ms" if seconds else "0s"
+    minutes, rest = divmod(seconds, 60)
+    text = f"{rest:.9f}".rstrip("0").rstrip(".") + "s"
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}h{minutes}m{text}" if hours else f"{minutes}m{text}" if minutes else text
+
+
 def timestamp(moment: datetime | None = None) -> str:
     """`moment`, or now, in UTC as RFC 3339 with milliseconds: `2026-11-24T09:14:54.120Z`."""
     moment = datetime.now(UTC) if moment is None else moment.astimezone(UTC)

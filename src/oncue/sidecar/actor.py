@@ -6,7 +6,8 @@ The sidecar process runs one; the local supervisor runs one for each runtime tha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from asyncio import Task
 from pathlib import Path
 
 import msgspec
@@ -19,16 +20,19 @@ from oncue.core.failure import PARSING_ERROR, Failure
 from oncue.core.message import Message
 from oncue.core.outcome import Dead, Done, Outcome, Release, Retry
 from oncue.core.retry import RetryPolicy
-from oncue.ends import Ends
-from oncue.events import Events
+from oncue.ends import Ends, replies_of
+from oncue.events import Events, RuntimeBack, RuntimeLost
 from oncue.health import Health
-from oncue.middleware import Middleware, compose
+from oncue.middleware import Handler, compose
 from oncue.outgoing import ERROR_END, HAPPY_END, Outgoing
 from oncue.pump import Pump, Stop
+from oncue.results import Status
 from oncue.settle import OnDead, Settlement, no_sends
+from oncue.sidecar.observer import NOBODY, Observer
 from oncue.sidecar.workload import RuntimeWorkload
-from oncue.stop import unless
+from oncue.stop import cancel, unless
 from oncue.transports.base import QueueSpec, Transport
+from oncue.workloads import Workload
 
 INFRASTRUCTURE = RetryPolicy(max_attempts=5)
 """How often and how soon a message comes again that failed by no fault of its handler: a runtime that crashed or was lost."""
@@ -57,9 +61,16 @@ class ActorSettings(msgspec.Struct, frozen=True, kw_only=True):
         """The actor's queue."""
         return QueueSpec(name=self.prefix + self.name)
 
+    @property
+    def status(self) -> Status | None:
+        """What has become of the messages that come here; None for an actor that is not the end of all routes."""
+        if not self.is_end:
+            return None
+        return {self.happy_end: "succeeded", self.error_end: "failed"}.get(self.name)  # type: ignore[return-value]
+
 
 class SidecarActor:
-    """Pumps the messages of one actor to one runtime. `middleware` wraps its handler, the first outermost."""
+    """Pumps the messages of one actor to one runtime. `observer` sees what becomes of them."""
 
     def __init__(
         self,
@@ -68,59 +79,75 @@ class SidecarActor:
         *,
         events: Events,
         health: Health,
-        middleware: Sequence[Middleware] = (),
+        observer: Observer = NOBODY,
     ) -> None:
-        self.workload = RuntimeWorkload(settings.socket, timeout=settings.timeout, attempts=settings.attempts)
+        patience = 10.0 if transport.features.free_release else None
+        self.workload = RuntimeWorkload(
+            settings.socket, timeout=settings.timeout, attempts=settings.attempts, patience=patience
+        )
         self._settings = settings
         self._transport = transport
         self._events = events
         self._health = health
-        self._middleware = middleware
+        self._observer = observer
+        self._since = time.monotonic()
 
     async def run(self, stop: Stop) -> None:
         """Wait for the runtime, however long that takes, then work until told to stop.
 
         Nothing is received before the runtime is there. Raises and is cancelled as `Pump.run`.
         """
-        settings = self._settings
-        pulse = self._health.pulse(settings.spec.name)
+        queue = self._settings.spec.name
+        link = self.workload.link
+        pulse = self._health.pulse(queue)
+        forget = self._health.also(link.unready)
+        link.changed = self._tell
+        keeping: Task[None] = asyncio.create_task(link.keep())
         try:
-            concurrency = await unless(stop, self.workload.introduce())
-            if concurrency is None:
-                return
-            handler, on_dead = self._handler()
-            settlement = Settlement(
-                transport=self._transport,
-                queue=settings.spec.name,
-                retry=msgspec.structs.replace(
-                    settings.retry, max_attempts=max(settings.retry.max_attempts, settings.attempts)
-                ),
-                on_dead=on_dead,
-                events=self._events,
-            )
-            pump = Pump(
-                settings.spec,
-                settlement,
-                compose(handler, self._middleware),
-                concurrency=concurrency,
-                pulse=pulse,
-            )
-            await pump.run(stop)
+            await unless(stop, _first(keeping, link.there))
+            if not stop.requested:
+                await self._pump(stop, pulse.end)
         finally:
+            forget()
             pulse.end()
+            await cancel([keeping])
             await asyncio.shield(self.workload.close())
 
-    def _handler(self) -> tuple[ActorHandler | EndHandler, OnDead]:
+    async def _pump(self, stop: Stop, begins: object) -> None:
+        settings = self._settings
+        queue = settings.spec.name
+        handler, on_dead = self._handler()
+        policy = settings.retry
+        settlement = Settlement(
+            transport=self._transport,
+            queue=queue,
+            retry=msgspec.structs.replace(policy, max_attempts=max(policy.max_attempts, settings.attempts)),
+            on_dead=self._observer.on_dead(on_dead),
+            events=self._events,
+        )
+        pulse = self._health.pulse(queue)
+        assert callable(begins)
+        begins()
+        concurrency = self.workload.link.concurrency
+        handler = compose(handler, [self._observer.middleware])
+        await Pump(settings.spec, settlement, handler, concurrency=concurrency, pulse=pulse).run(stop)
+
+    def _handler(self) -> tuple[Handler, OnDead]:
         settings = self._settings
         outgoing = Outgoing(settings.prefix)
+        workload = self._observer.workload(self.workload)
         if settings.is_end:
-            return EndHandler(settings.name, self.workload, outgoing), no_sends
+            return EndHandler(settings.name, workload, outgoing, settings.status), no_sends
         ends = Ends(
-            outgoing.queue(settings.happy_end), outgoing.queue(settings.error_end), answers=False, original=True
+            outgoing.queue(settings.happy_end),
+            outgoing.queue(settings.error_end),
+            answers=False,
+            asya=True,
+            overtime=self.workload.overtime,
         )
         handler = ActorHandler(
             settings.name,
-            self.workload,
+            workload,
             outgoing,
             max_attempts=settings.attempts,
             ends=ends,
@@ -128,17 +155,28 @@ class SidecarActor:
         )
         return handler, handler.on_dead
 
+    def _tell(self) -> None:
+        """Say that the runtime came or went."""
+        link, queue = self.workload.link, self._settings.spec.name
+        if link.there.is_set():
+            self._events.emit(RuntimeBack(queue, time.monotonic() - self._since, link.concurrency))
+        else:
+            self._events.emit(RuntimeLost(queue, link.error))
+        self._since = time.monotonic()
+
 
 class EndHandler:
-    """The handler of an end actor of the user's own: whole envelopes go to the runtime, and nothing comes of them.
+    """The handler of an end actor of the user's own: whole envelopes go to the runtime, and nothing is sent on.
 
-    What cannot be read is set aside and not sent to the error end, which may be this very actor.
+    At the end of all routes, which `status` says it is, who waits is answered from here. What cannot be read, or cannot be
+    handled, is set aside and not sent to the error end, which may be this very actor.
     """
 
-    def __init__(self, name: str, workload: RuntimeWorkload, outgoing: Outgoing) -> None:
+    def __init__(self, name: str, workload: Workload, outgoing: Outgoing, status: Status | None) -> None:
         self._name = name
-        self._workload = workload
+        self._answer = workload.answer
         self._outgoing = outgoing
+        self._status = status
 
     async def __call__(self, message: Message, attempt: int) -> Outcome:
         try:
@@ -146,8 +184,21 @@ class EndHandler:
         except InvalidEnvelopeError as error:
             return Dead(Failure(PARSING_ERROR, type(error).__name__, str(error), final=True))
         context = Context(envelope, self._name, attempt, last_attempt=False, compose=self._outgoing.compose_within)
-        answer = await self._workload.answer(envelope, context)
-        sends = context.end()
+        try:
+            answer = await self._answer(envelope, context)
+        finally:
+            sends = context.end()
         if isinstance(answer, Retry | Dead | Release):
             return answer
-        return Done(tuple(sends))
+        return Done(tuple(sends), replies_of(envelope, message, self._status) if self._status else ())
+
+
+async def _first(keeping: Task[None], there: asyncio.Event) -> None:
+    """Wait until the runtime is there. Raise what ended the link's own task."""
+    waiting = asyncio.create_task(there.wait())
+    try:
+        await asyncio.wait([keeping, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if keeping.done():
+            keeping.result()
+    finally:
+        waiting.cancel()
