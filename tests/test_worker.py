@@ -13,7 +13,7 @@ from urllib.error import HTTPError
 
 import pytest
 from commandline import depth_of, on_terminal, process, with_transport
-from workers import APP, make_gate, open_gate, working
+from workers import APP, make_gate, working
 
 from oncue.worker import SAME
 
@@ -57,7 +57,7 @@ def test_on_the_first_signal_what_has_begun_is_finished(number: signal.Signals) 
         worker.signal(number)
         assert worker.log("worker.stopping")["in_flight"] >= 1
         worker.log("pump.stopping", queue="asya-hold")
-        open_gate(gate)
+        worker.open(gate)
         assert worker.line()[0] == "held"
         assert worker.end() == 0
         assert worker.logs[-1]["finished"] == 1
@@ -97,7 +97,7 @@ def test_the_same_signal_twice_at_once_counts_as_one() -> None:
         worker.signal(signal.SIGINT)
         worker.signal(signal.SIGTERM)
         worker.log("pump.stopping", queue="asya-hold")
-        open_gate(gate)
+        worker.open(gate)
         assert worker.end() == 0
     assert depth_of("asya-hold") == 0
 
@@ -119,6 +119,17 @@ def test_a_thread_that_never_returns_does_not_keep_the_process() -> None:
         worker.line()
         assert worker.stop() == 0
     assert depth_of("asya-block") == 1
+
+
+def test_a_second_signal_ends_even_a_worker_whose_event_loop_is_blocked() -> None:
+    gate = make_gate()
+    with working() as worker:
+        send("hang", gate)
+        assert worker.line()[0] == "hangs"
+        worker.signal(signal.SIGINT)
+        time.sleep(SAME + 0.1)  # what comes sooner is taken for the first signal, passed on
+        worker.signal(signal.SIGINT)
+        assert worker.end() == 128 + signal.SIGINT
 
 
 def test_a_worker_that_shall_outlive_its_terminal_ignores_the_hangup() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from commandline import depth_of, on_terminal, process
-from workers import APP, Worker, make_gate, open_gate, working
+from workers import APP, Worker, make_gate, working
 
 from oncue.worker import SAME
 
@@ -46,7 +46,7 @@ def test_each_process_works_and_a_signal_reaches_them_all() -> None:
         worker.signal(signal.SIGINT)
         for _ in range(2):
             worker.log("pump.stopping", queue="asya-hold")
-        open_gate(gate)
+        worker.open(gate)
         assert worker.end() == 0
         assert worker.logs[-1].items() >= {"message": "worker.stopped", "finished": 2, "done": 2}.items()
     assert depth_of("asya-hold") == 0
@@ -80,7 +80,7 @@ def test_a_process_that_dies_is_started_again_and_the_other_goes_on() -> None:
         worker.signal(signal.SIGTERM)
         worker.log("pump.stopping", queue="asya-hold")
         worker.log("pump.stopping", queue="asya-hold")
-        open_gate(gate)
+        worker.open(gate)
         assert worker.end() == 0
         assert worker.logs[-1]["done"] == 2
 
@@ -114,6 +114,17 @@ def test_no_child_survives_a_parent_that_was_killed(busy: bool) -> None:
         worker.signal(signal.SIGKILL)
         assert worker.end() == -signal.SIGKILL  # which waits for the pipes, and so for the children
     assert depth_of("asya-hold") == (2 if busy else 0)
+
+
+def test_a_child_that_does_not_end_in_time_is_killed() -> None:
+    gate = make_gate()
+    with working("--processes", "2", "--grace", "100ms") as worker:
+        worker.log("worker.started")
+        send("hang", gate)
+        assert worker.line()[0] == "hangs"
+        worker.signal(signal.SIGTERM)
+        assert worker.log("worker.killed")["process"] in {1, 2}
+        assert worker.end() == 0
 
 
 def test_an_app_that_cannot_be_loaded_is_named_once() -> None:

@@ -25,8 +25,8 @@ def say(*words):
     print(*words, os.getpid(), flush=True)
 
 def wait(gate):
-    with open(gate) as opened:
-        return opened.read()
+    with open(gate, "rb", buffering=0) as opened:
+        return opened.read(1).decode()
 
 @app.actor
 async def greet(name: str) -> str:
@@ -57,6 +57,11 @@ def block(gate: str) -> str:
     say("blocks")
     return wait(gate)
 
+@app.actor
+async def hang(gate: str):
+    say("hangs")
+    wait(gate)
+
 @app.actor(lease=1.0)
 def die(code: int):
     say("dies")
@@ -74,6 +79,7 @@ class Worker:
         self.child = child
         self.logs: list[dict[str, Any]] = []
         self.errors: list[str] = []
+        self._gates: list[int] = []
         self._logs: queue.Queue[str | None] = queue.Queue()
         self._prints: queue.Queue[str | None] = queue.Queue()
         assert child.stdout is not None
@@ -103,6 +109,17 @@ class Worker:
 
     def signal(self, number: signal.Signals) -> None:
         self.child.send_signal(number)
+
+    def open(self, gate: str) -> None:
+        """Let through who waits at the gate, and who comes later."""
+        self._gates.append(os.open(gate, os.O_RDWR))
+        os.write(self._gates[-1], b"o" * 64)
+
+    def close(self) -> None:
+        """Kill the process if it is still there."""
+        self.child.kill()
+        for gate in self._gates:
+            os.close(gate)
 
     def end(self) -> int:
         """Wait until the process, and every other that holds its output, has ended; its exit code."""
@@ -147,18 +164,14 @@ def working(*words: str, app: str = APP, target: str = "jobs:app") -> Iterator[W
     """A worker in the current folder, killed at the end if it is still there."""
     Path("jobs.py").write_text(app, encoding="utf-8")
     with subprocess.Popen([*WORDS, "run", target, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        worker = Worker(child)
         try:
-            yield Worker(child)
+            yield worker
         finally:
-            child.kill()
+            worker.close()
 
 
 def make_gate() -> str:
     """The name of a gate that is closed: who reads from it waits."""
     os.mkfifo("gate")
     return str(Path("gate").resolve())
-
-
-def open_gate(gate: str, text: str = "open") -> None:
-    """Let through who waits at the gate; waits for somebody to come."""
-    Path(gate).write_text(text, encoding="utf-8")

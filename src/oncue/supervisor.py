@@ -93,6 +93,7 @@ class Supervisor:
         self._write = write
         self._children = [_Child(index) for index in range(count)]
         self._stopping = asyncio.Event()
+        self._forced = asyncio.Event()
         self._failed: int | None = None
         self._signals = 0
         self._forced_by: int | None = None
@@ -122,7 +123,7 @@ class Supervisor:
         """
         first, *others = self._children
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep(first))
+            keepers = [tasks.create_task(self._keep(first))]
             waiting = asyncio.create_task(first.loaded.wait())
             stopped = asyncio.create_task(self._stopping.wait())
             await asyncio.wait([waiting, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -130,9 +131,9 @@ class Supervisor:
                 loaded(first.report.loaded)
             for child in others:
                 if not self._stopping.is_set():
-                    tasks.create_task(self._keep(child))
+                    keepers.append(tasks.create_task(self._keep(child)))
             await self._stopping.wait()
-            tasks.create_task(self._see_them_end())
+            await self._see_them_end(keepers)
             for task in (waiting, stopped):
                 task.cancel()
         if self._failed is not None:
@@ -144,6 +145,7 @@ class Supervisor:
         self._signals += 1
         if self._signals > 1:
             self._forced_by = number
+            self._forced.set()
         self._stopping.set()
         for child in self._children:
             _signal(child.process)
@@ -218,23 +220,25 @@ class Supervisor:
         finally:
             transport.close()
 
-    async def _see_them_end(self) -> None:
-        """Kill the children that do not end in time."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._grace + _PATIENCE):
-                while any(_is_running(child.process) for child in self._children):
-                    if self._signals > 1:
-                        await asyncio.sleep(min(_PATIENCE, self._grace))
-                        break
-                    await asyncio.sleep(0.05)
+    async def _see_them_end(self, keepers: Sequence[asyncio.Task[None]]) -> None:
+        """Return when all children have ended; kill those that do not in time."""
+        clock = asyncio.get_running_loop().time
+        forced = asyncio.create_task(self._forced.wait())
+        deadline = clock() + self._grace + _PATIENCE
+        pending = set(keepers)
+        while pending:
+            waited = pending if forced.done() else {*pending, forced}
+            done, _ = await asyncio.wait(waited, timeout=deadline - clock(), return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            if forced in done:
+                deadline = min(deadline, clock() + _PATIENCE)
+            pending -= done
+        forced.cancel()
         for child in self._children:
-            if child.process is not None and _is_running(child.process):
+            if child.process is not None and child.process.returncode is None:
                 _log.error("worker.killed", extra={"fields": {"process": child.index + 1}})
                 child.process.kill()
-
-
-def _is_running(process: Process | None) -> bool:
-    return process is not None and process.returncode is None
 
 
 def _signal(process: Process | None) -> None:

@@ -144,7 +144,6 @@ class Worker:
         if self.stop.requested:
             self.forced_by = number
             self.stop.now()
-            threading.Thread(target=_end_anyway, args=(128 + number, 2 * _LAST_WORDS), daemon=True).start()
         else:
             self.stop.gently(self._settings.grace)
 
@@ -271,21 +270,23 @@ def _end_anyway(code: int, seconds: float) -> None:
 
 
 @contextmanager
-def signals(act: Callable[[int], None]) -> Iterator[None]:
+def signals(act: Callable[[int], None], *, insist: bool = False) -> Iterator[None]:
     """Inside the block SIGINT, SIGTERM and SIGHUP call `act` in the event loop's thread.
 
     A signal right after another counts as the same: programs that start others pass on what a terminal has sent to all. A
     terminal that goes away (SIGHUP) is a wish to stop like any other, unless the process was told to ignore it (nohup).
+    With `insist` the second signal ends the process after a few seconds, even if user code has blocked the event loop.
     """
     loop = asyncio.get_running_loop()
-    last = -SAME
+    acting, hearing = _Apart(), _Apart()
 
     def once(number: int) -> None:
-        nonlocal last
-        moment = loop.time()
-        if moment - last >= SAME:
-            last = moment
+        if acting.passes():
             act(number)
+
+    def hear(number: int, _frame: object) -> None:
+        if hearing.passes() and hearing.count == 2 and insist:
+            threading.Thread(target=_end_anyway, args=(128 + number, 2 * _LAST_WORDS), daemon=True).start()
 
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -294,6 +295,7 @@ def signals(act: Callable[[int], None]) -> Iterator[None]:
     for number in wanted:
         try:
             loop.add_signal_handler(number, once, int(number))
+            signal.signal(number, hear)  # the loop is told all the same, and this even when the loop cannot be
         except NotImplementedError:  # Windows
             signal.signal(number, lambda caught, _frame: _act_soon(loop, once, caught))
     try:
@@ -304,6 +306,22 @@ def signals(act: Callable[[int], None]) -> Iterator[None]:
                 loop.remove_signal_handler(number)
             except NotImplementedError:
                 signal.signal(number, earlier[number])
+
+
+class _Apart:
+    """Counts what happens, leaving out what comes right after another."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._last = -SAME
+
+    def passes(self) -> bool:
+        moment = time.monotonic()
+        if moment - self._last < SAME:
+            return False
+        self._last = moment
+        self.count += 1
+        return True
 
 
 def _act_soon(loop: asyncio.AbstractEventLoop, act: Callable[[int], None], number: int) -> None:

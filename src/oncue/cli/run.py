@@ -127,7 +127,7 @@ async def _work(app: App, target: str, settings: Settings, line: StatusLine | No
         voice.told(worker.tally.counts().in_flight, again=worker.stop.requested)
         worker.tell(number)
 
-    with signals(tell):
+    with signals(tell, insist=True):
         async with _drawing(line, worker.tally.counts):
             code = await worker.run(lambda address: voice.started(target, _loaded(app, settings, address), 1))
     voice.ended(worker.tally.finished, worker.tally.released, worker.tally.counts())
@@ -183,7 +183,7 @@ async def _work_for_parent(app: App, settings: Settings, report_to: int, *, look
             if worker.tally.counts() != report.counts or bool(worker.tally.started) != report.working:
                 tell_parent()
 
-    with signals(worker.tell):
+    with signals(worker.tell, insist=True):
         telling = asyncio.create_task(keep_telling())
         try:
             return await worker.run(ready)
