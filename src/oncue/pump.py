@@ -9,8 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from asyncio import Future, Task
-from collections import deque
+from asyncio import Task
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
@@ -29,6 +28,7 @@ from oncue.dead import dead_queue_name, is_dead_queue
 from oncue.events import BrokerBack, BrokerLost, LoopBlocked, MessageStarted, PumpStarted, PumpStopped, PumpStopping
 from oncue.health import Health, Pulse
 from oncue.middleware import Handler
+from oncue.room import Room
 from oncue.settle import Settlement
 from oncue.stop import Stop, cancel, happens, report, uncancel, unless, within_grace
 from oncue.transports.base import Lease, QueueSpec, Subscription
@@ -56,37 +56,6 @@ _AWAY = (ConnectionLostError, QueueNotFoundError)
 """What is waited out: a queue that was deleted is made again."""
 
 Result = TypeVar("Result")
-
-
-class _Room:
-    """Places for handlers: a fair semaphore whose cost does not grow with the number of those who wait, as asyncio's does."""
-
-    def __init__(self, places: int) -> None:
-        self._free = places
-        self._waiting: deque[Future[None]] = deque()
-
-    async def enter(self) -> None:
-        """Take a place, when there is one. Safe to cancel."""
-        if self._free:
-            self._free -= 1
-            return
-        place: Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if not place.cancelled():
-                self.leave()
-            raise
-
-    def leave(self) -> None:
-        """Give a place to the one who has waited longest."""
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
-                return
-        self._free += 1
 
 
 class _Slot:
@@ -145,9 +114,11 @@ class Pump:
         handler: Handler,
         *,
         concurrency: int,
+        ahead: int = 0,
         pulse: Pulse | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        """`ahead` is how many messages more a handler is given while it is quick, because it queues them by itself."""
         self.queue = spec.name
         self._spec = spec
         self._settlement = settlement
@@ -155,9 +126,11 @@ class Pump:
         self._handler = handler
         self._events = settlement.events
         self._concurrency = concurrency
+        self._ahead = min(ahead, _AHEAD)
+        self._handling = 0
         self._pulse = pulse or Health().pulse(spec.name)
         self._clock = clock
-        self._room = _Room(concurrency)
+        self._room = Room(concurrency)
         self._average = _QUICK
         self._released = 0
         self._finished = 0
@@ -310,7 +283,11 @@ class Pump:
                 lease = slot.lease = await self._receive(session)
                 started = self._clock()
                 slot.handling = True
-                outcome = await self._handle(session, lease)
+                self._handling += 1
+                try:
+                    outcome = await self._handle(session, lease)
+                finally:
+                    self._handling -= 1
                 slot.handling = False
                 seconds = self._clock() - started
             finally:
@@ -366,12 +343,19 @@ class Pump:
 
     def _adapt(self, session: _Session, seconds: float) -> None:
         """Fetch ahead of quick handlers, whose messages would else wait for one commit each, and not of slow ones."""
+        if self._ahead:  # then part of the time is spent in the queue of the handler
+            seconds *= self._concurrency / max(self._concurrency, self._handling + 1)
         self._average += (seconds - self._average) / 16
         if session.ahead.is_set():
             if self._average > _SLOW:
-                session.fetch(self._concurrency, ahead=False)
+                self._fetch(session, ahead=False)
         elif self._average < _QUICK:
-            session.fetch(self._concurrency + _AHEAD, ahead=True)
+            self._fetch(session, ahead=True)
+
+    def _fetch(self, session: _Session, *, ahead: bool) -> None:
+        session.fetch(self._concurrency + (_AHEAD if ahead else 0), ahead=ahead)
+        if self._ahead:
+            self._room.resize(self._concurrency + (self._ahead if ahead else 0))
 
     # What goes on beside the messages
 
@@ -475,7 +459,7 @@ class Pump:
             received = session.received
             await asyncio.sleep(_STALL)
             if session.received == received and session.ahead.is_set():
-                session.fetch(self._concurrency, ahead=False)
+                self._fetch(session, ahead=False)
 
 
 def _crash(attempts: int) -> Failure:

@@ -15,6 +15,7 @@ VERBS = {
     "up": ("oncue.cli.up:up", "Run actors from manifests as processes on this machine."),
     "ps": ("oncue.cli.ps:ps", "List the actors that up runs in this folder."),
     "down": ("oncue.cli.ps:down", "End what up runs in this folder."),
+    "sidecar": ("oncue.cli.sidecar:sidecar", "Take one actor's messages to its runtime."),
     "send": ("oncue.cli.send:send", "Send an actor one payload, or many from standard input."),
     "queue": ("oncue.cli.queue:queue", "List, show, create, delete, purge and peek into queues."),
     "dead": ("oncue.cli.dead:dead", "List, show, redrive and discard dead letters."),

@@ -37,6 +37,9 @@ from oncue.workloads import Workload
 INFRASTRUCTURE = RetryPolicy(max_attempts=5)
 """How often and how soon a message comes again that failed by no fault of its handler: a runtime that crashed or was lost."""
 
+_AHEAD = 24
+"""Messages that a quick runtime is given before it asks: it queues them, and their time begins when their handler does."""
+
 
 class ActorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What one replica needs to know. Times in seconds.
@@ -128,9 +131,10 @@ class SidecarActor:
         pulse = self._health.pulse(queue)
         assert callable(begins)
         begins()
-        concurrency = self.workload.link.concurrency
+        link = self.workload.link
+        ahead = _AHEAD if link.client is not None else 0
         handler = compose(handler, [self._observer.middleware])
-        await Pump(settings.spec, settlement, handler, concurrency=concurrency, pulse=pulse).run(stop)
+        await Pump(settings.spec, settlement, handler, concurrency=link.concurrency, ahead=ahead, pulse=pulse).run(stop)
 
     def _handler(self) -> tuple[Handler, OnDead]:
         settings = self._settings

@@ -56,11 +56,12 @@ class Link:
         return "" if self.there.is_set() else f"the runtime at {self._socket}: {self.error or 'not there yet'}"
 
     def lost(self, why: str) -> None:
-        """Whoever used the link noticed that the runtime is away."""
+        """The runtime is away, as whoever used the link may have noticed first."""
         if self.there.is_set():
             self.error = why
-            self._gone.set()
             self.there.clear()
+            self._gone.set()
+            self.changed()
 
     async def keep(self) -> None:
         """Look after the runtime until cancelled: find it, watch it, find it again."""
@@ -73,9 +74,7 @@ class Link:
             try:
                 await (self._watch_foreign() if self.client is None else self._watch(self.client))
             finally:
-                self.there.clear()
                 await self._hang_up()
-            self.changed()
 
     async def close(self) -> None:
         """Hang up, which cancels what is in flight. May be called twice."""
@@ -131,19 +130,15 @@ class Link:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if not self.error or client.lost is not None:
-            self.error = client.lost or ("it is stopping" if client.stopping else "it gives no sign of life")
-        self.there.clear()
+        self.lost(client.lost or ("it is stopping" if client.stopping else "it gives no sign of life"))
         if client.stopping:  # what runs is still answered
-            self.changed()
             await client.lose()
 
     async def _watch_foreign(self) -> None:
         while not self._gone.is_set():
             found = announced(self._socket.parent)
             if found is None or found.protocol or not self._socket.exists():
-                self.error = "it is not ready any more"
-                return
+                self.lost("it is not ready any more")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FOREIGN):
                     await self._gone.wait()
