@@ -26,7 +26,8 @@ from oncue.events import (
     PumpStopping,
     SettleFailed,
 )
-from oncue.pump import Pump, Stop, _Room
+from oncue.pump import Pump, Stop
+from oncue.room import Room
 from oncue.stop import cancel, unless
 
 AWAY = ConnectionLostError("away")
@@ -456,7 +457,7 @@ async def test_what_a_cancelled_task_dies_of_is_logged_unless_all_receivers_get_
 
 @in_virtual_time
 async def test_a_place_that_was_given_to_somebody_cancelled_goes_to_the_next() -> None:
-    room = _Room(1)
+    room = Room(1)
     await room.enter()
     given, cancelled, other = (asyncio.create_task(room.enter()) for _ in range(3))
     await asyncio.sleep(0)
