@@ -22,7 +22,7 @@ from oncue import App
 app = App()
 
 def say(*words):
-    print(*words, os.getpid(), flush=True)
+    os.write(1, " ".join([*words, str(os.getpid())]).encode() + b"\\n")  # in one piece, for several processes share it
 
 def wait(gate):
     with open(gate, "rb", buffering=0) as opened:

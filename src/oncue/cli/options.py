@@ -53,9 +53,9 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty() or not sys.stderr.isatty():
         what = question.removesuffix("?")
         raise Failed(f"not without --yes: {what[:1].lower()}{what[1:]}", code=2)
-    click.echo(f"{question} [y/N] ", err=True, nl=False)
     earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # an event loop's would wait for the answer
     try:
+        click.echo(f"{question} [y/N] ", err=True, nl=False)
         answer = sys.stdin.readline()
     finally:
         signal.signal(signal.SIGINT, earlier)
