@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
@@ -31,6 +32,33 @@ async def test_each_end_of_a_process_is_told_apart_and_the_next_message_works(py
             assert (found, told["message"]) == (code, text)
             assert told.items() >= details.items()
             assert (await beside.send(["pid", 0]))[0]["payload"] in beside.workers()
+
+
+async def test_a_handler_that_forks_is_answered_by_its_parent_alone(python: Path) -> None:
+    async with Beside(python, "handlers.act") as beside:
+        (worker,) = beside.workers()
+        for _ in range(5):
+            assert (await beside.send(["fork", 0]))[0]["payload"] == "parent"
+            assert {(await beside.send(["pid", 0]))[0]["payload"] for _ in range(5)} == {worker}
+
+
+async def test_an_answer_that_was_given_before_the_end_counts(python: Path, tmp_path: Path) -> None:
+    """Also when the parent hears of the end first: here because of another worker's."""
+    settings = {"ONCUE_PROCESSES": "2"}
+    async with Beside(python, "handlers.touch", **settings) as beside, await beside.connect() as client:
+        file = tmp_path / "began"
+        call = begin(client.call(json.dumps(str(file)).encode()))
+        await until(file.exists)
+        worker = int(file.read_text())
+        (other,) = set(beside.workers()) - {worker}
+        os.kill(beside.pid, signal.SIGSTOP)
+        os.kill(other, signal.SIGKILL)
+        await asyncio.sleep(0.05)
+        (tmp_path / "began.go").touch()
+        await asyncio.sleep(0.1)  # it answers, which nobody who could tell can see
+        os.kill(worker, signal.SIGKILL)
+        os.kill(beside.pid, signal.SIGCONT)
+        assert (await call).failure is None
 
 
 async def test_the_place_of_a_crash_is_in_its_traceback(python: Path) -> None:

@@ -179,8 +179,9 @@ async def test_an_envelope_may_be_changed_in_place(python: Path) -> None:
         assert item["route"] == {"actors": ["a"], "current": 1}
 
 
-async def test_a_route_changed_in_place_is_checked_against_what_came(python: Path) -> None:
-    async with Beside(python, "handlers.replace_route", ASYA_HANDLER_MODE="envelope") as beside:
+@pytest.mark.parametrize("handler", ["replace_route", "rewrite_route"])
+async def test_a_route_changed_in_place_is_checked_against_what_came(python: Path, handler: str) -> None:
+    async with Beside(python, f"handlers.{handler}", ASYA_HANDLER_MODE="envelope") as beside:
         code, details = await beside.fault(1)
         assert code == "processing_error"
         assert details["message"] == (
