@@ -172,27 +172,30 @@ async def _run(
         voice.told(again=local.stop.is_set())
         local.tell(number)
 
+    started = asyncio.Event()
+
     def ready() -> None:
         voice.started(settings, planned)
+        started.set()
         if report_to is not None:
             os.write(report_to, _READY)
             os.close(report_to)
 
-    drawing = asyncio.create_task(_draw(table, local)) if table is not None else None
+    drawing = asyncio.create_task(_draw(table, local, started))
     try:
         with signals(tell):
             async with answering(running, local.report):
                 code = await local.run(ready)
     finally:
-        if drawing is not None:
-            drawing.cancel()
-            await asyncio.gather(drawing, return_exceptions=True)
+        drawing.cancel()
+        await asyncio.gather(drawing, return_exceptions=True)
     voice.ended()
     return code
 
 
-async def _draw(table: LiveTable, local: Local) -> None:
-    while True:
+async def _draw(table: LiveTable | None, local: Local, started: asyncio.Event) -> None:
+    await started.wait()
+    while table is not None:
         table.show(await local.report())
         await asyncio.sleep(_DRAW)
 
@@ -204,19 +207,21 @@ class _Sentences:
         self._grace = format_duration(grace)
 
     def started(self, settings: Settings, planned: Planned) -> None:
-        click.echo(
-            f"oncue {__version__} runs {plural(len(planned.plans), 'actor')} on {redact_url(settings.url)}", err=True
-        )
+        _write(f"oncue {__version__} runs {plural(len(planned.plans), 'actor')} on {redact_url(settings.url)}")
         if planned.notes:
-            click.echo(f"Without effect here: {', '.join(planned.notes)}.", err=True)
-        click.echo(f"Ctrl-C finishes what has begun (up to {self._grace}); again, it stops at once.", err=True)
+            _write(f"Without effect here: {', '.join(planned.notes)}.")
+        _write(f"Ctrl-C finishes what has begun (up to {self._grace}); again, it stops at once.")
 
     def told(self, *, again: bool) -> None:
         text = "Stopping at once." if again else f"Stopping, for up to {self._grace}. Ctrl-C again: at once."
-        click.echo(text, err=True)
+        _write(text)
 
     def ended(self) -> None:
-        click.echo("Stopped.", err=True)
+        _write("Stopped.")
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(f"{text}\n")  # click would look for the terminal itself, behind the table
 
 
 class _Records:

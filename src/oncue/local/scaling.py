@@ -38,15 +38,17 @@ class Scale:
         scaling = self._scaling
         if not scaling.enabled:
             return self._fixed
-        raw = 1 if waiting is None else math.ceil(waiting / scaling.queue_length)
-        if raw:
+        asked = 1 if waiting is None else math.ceil(waiting / scaling.queue_length)
+        if asked:
             self._active = now
-        raw = min(max(raw, scaling.least), scaling.most)
+        elif now - self._active >= scaling.cooldown:
+            self._polls.clear()
+            self._current = scaling.least
+            return self._current
         if now >= self._next or not self._current:
             self._next = now + scaling.polling
-            self._polls.append((now, raw))
+            self._polls.append((now, min(max(asked, scaling.least), scaling.most)))
         while len(self._polls) > 1 and now - self._polls[0][0] >= scaling.cooldown:
             self._polls.popleft()
-        awake = 1 if now - self._active < scaling.cooldown else 0
-        self._current = max(scaling.least, awake, *(count for _, count in self._polls)) if awake else scaling.least
+        self._current = max(1, scaling.least, *(count for _, count in self._polls))
         return self._current

@@ -63,7 +63,7 @@ class Taken(OnCueError):  # noqa: N818  # a state, which is an error only for wh
     """Something runs in this folder already."""
 
     def __init__(self, running: Running | None) -> None:
-        who = f"process {running.pid}, since {running.started}" if running is not None else "it is just starting"
+        who = f"process {running.pid}, since {running.started}" if running is not None else "just starting or ending"
         super().__init__(f"oncue up runs already in this folder ({who}); oncue down ends it")
 
 
@@ -77,22 +77,26 @@ _decode_reports = msgspec.json.Decoder(list[ActorReport]).decode
 
 @contextmanager
 def claim(home: Path, url: str, grace: float, started: str) -> Iterator[Running]:
-    """Be what runs in the folder `home` belongs to, while the block lasts. Raise `Taken` when something else is.
+    """Be what runs in the folder that `home` belongs to, until this process ends. Raise `Taken` when something else is.
 
-    What a killed predecessor has left behind is removed. Blocks for half a second at most.
+    After the block others see that it is ending. What a killed predecessor has left behind is removed. Blocks for half a
+    second at most.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (home / _LOCK).open("a") as lock:
-        if not _locked(lock.fileno()):
-            raise Taken(_read(home))
-        _tidy(_read(home))
-        running = Running(os.getpid(), tempfile.mkdtemp(prefix=_PREFIX, dir=_short()), url, grace, started)
-        try:
-            _write(home / _FILE, msgspec.json.encode(running))
-            yield running
-        finally:
-            (home / _FILE).unlink(missing_ok=True)
-            shutil.rmtree(running.sockets, ignore_errors=True)
+    lock = os.open(
+        home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600
+    )  # never closed: it is given back with the last of this process
+    if not _locked(lock):
+        os.close(lock)
+        raise Taken(_read(home))
+    _tidy(_read(home))
+    running = Running(os.getpid(), tempfile.mkdtemp(prefix=_PREFIX, dir=_short()), url, grace, started)
+    try:
+        _write(home / _FILE, msgspec.json.encode(running))
+        yield running
+    finally:
+        (home / _FILE).unlink(missing_ok=True)
+        shutil.rmtree(running.sockets, ignore_errors=True)
 
 
 def find(home: Path) -> Running | None:

@@ -178,7 +178,9 @@ class Local:
                 self._add(plan, transport, tasks)
             beside = [tasks.create_task(self._keep_looking())]
             if self._options.watch is not None:
-                beside.append(tasks.create_task(self._keep_watching(transport, tasks)))
+                modules = Modules()
+                watched = Watched(itertools.chain(*self._files(modules).values()))  # as it was when all was started
+                beside.append(tasks.create_task(self._keep_watching(transport, tasks, modules, watched)))
             ready()
             try:
                 await self.stop.wait()
@@ -264,10 +266,7 @@ class Local:
 
     # Watching
 
-    async def _keep_watching(self, transport: Transport, tasks: TaskGroup) -> None:
-        modules = Modules()
-        files = await asyncio.to_thread(self._files, modules)
-        watched = Watched(itertools.chain(*files.values()))
+    async def _keep_watching(self, transport: Transport, tasks: TaskGroup, modules: Modules, watched: Watched) -> None:
         while True:
             await asyncio.sleep(_WATCH)
             files = await asyncio.to_thread(self._files, modules)
