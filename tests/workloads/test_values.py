@@ -187,3 +187,8 @@ def test_every_plain_value_comes_back_as_it_was_unless_it_holds_what_json_cannot
     else:
         with pytest.raises(InvalidResultError, match="is no JSON number"):
             result(value)
+
+
+def test_what_is_json_already_stays_as_it_is() -> None:
+    text = Raw(b'{"a": null,  "b": 1}')
+    assert bytes(write(text, "it", InvalidResultError)) == bytes(text)

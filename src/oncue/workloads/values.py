@@ -44,7 +44,10 @@ def reader(annotation: Any) -> Read:
 
 
 def write(value: Any, what: str, error: type[OnCueError]) -> Raw:
-    """`value` as JSON. Raise `error` with a text that begins with `what` when JSON cannot hold it, NaN included."""
+    """`value` as JSON; a `Raw` is that already. Raise `error` with a text that begins with `what` when JSON cannot hold it, NaN
+    included."""
+    if type(value) is Raw:
+        return value
     try:
         text = _encode(value)
     except Exception as problem:
