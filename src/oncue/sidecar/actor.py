@@ -6,6 +6,7 @@ The sidecar process runs one; the local supervisor runs one for each runtime tha
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from asyncio import Task
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 from oncue.actors import ActorHandler
 from oncue.context import Context
 from oncue.core.envelope import decode_envelope
-from oncue.core.errors import InvalidEnvelopeError
+from oncue.core.errors import ConnectionLostError, InvalidEnvelopeError, TransportError
 from oncue.core.failure import PARSING_ERROR, Failure
 from oncue.core.message import Message
 from oncue.core.outcome import Dead, Done, Outcome, Release, Retry
@@ -34,9 +35,13 @@ from oncue.stop import cancel, unless
 from oncue.transports.base import QueueSpec, Transport
 from oncue.workloads import Workload
 
+_log = logging.getLogger("oncue.sidecar")
+
 INFRASTRUCTURE = RetryPolicy(max_attempts=5)
 """How often and how soon a message comes again that failed by no fault of its handler: a runtime that crashed or was lost."""
 
+_AGAIN = 0.5
+"""Seconds between tries to reach a transport that is away."""
 _AHEAD = 24
 """Messages that a quick runtime is given before it asks: it queues them, and their time begins when their handler does."""
 
@@ -108,15 +113,32 @@ class SidecarActor:
         keeping: Task[None] = asyncio.create_task(link.keep())
         try:
             await unless(stop, _first(keeping, link.there))
+            if not self._settings.is_end:
+                await unless(stop, self._declare_ends())
+            pulse.end()
             if not stop.requested:
-                await self._pump(stop, pulse.end)
+                await self._pump(stop)
         finally:
             forget()
             pulse.end()
             await cancel([keeping])
             await asyncio.shield(self.workload.close())
 
-    async def _pump(self, stop: Stop, begins: object) -> None:
+    async def _declare_ends(self) -> None:
+        """Make the queues of the ends where they are missing: who works there may start later than the first message ends."""
+        settings = self._settings
+        for name in (settings.happy_end, settings.error_end):
+            while True:
+                try:
+                    await self._transport.declare(QueueSpec(name=settings.prefix + name))
+                except ConnectionLostError:
+                    await asyncio.sleep(_AGAIN)
+                    continue
+                except TransportError as error:
+                    _log.debug("the queue of %s was left as it is: %s", name, error)
+                break
+
+    async def _pump(self, stop: Stop) -> None:
         settings = self._settings
         queue = settings.spec.name
         handler, on_dead = self._handler()
@@ -129,8 +151,6 @@ class SidecarActor:
             events=self._events,
         )
         pulse = self._health.pulse(queue)
-        assert callable(begins)
-        begins()
         link = self.workload.link
         ahead = _AHEAD if link.client is not None else 0
         handler = compose(handler, [self._observer.middleware])

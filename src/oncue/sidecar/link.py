@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import time
+from asyncio import Task
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,7 @@ class Link:
         self.changed: Callable[[], None] = lambda: None
         self._socket = socket
         self._gone = asyncio.Event()
+        self._occupied: Task[bytes] | None = None
 
     @property
     def concurrency(self) -> int:
@@ -63,6 +65,12 @@ class Link:
             self._gone.set()
             self.changed()
 
+    def occupied(self, call: Task[bytes]) -> None:
+        """A runtime that takes one message after the other is still at `call`, for which nobody waits any more."""
+        self._occupied = call
+        call.add_done_callback(lambda ended: None if ended.cancelled() else ended.exception() and None)
+        self.lost("it still works on a message that took too long")
+
     async def keep(self) -> None:
         """Look after the runtime until cancelled: find it, watch it, find it again."""
         while True:
@@ -80,6 +88,9 @@ class Link:
         """Hang up, which cancels what is in flight. May be called twice."""
         self.there.clear()
         await self._hang_up()
+        if self._occupied is not None:
+            self._occupied.cancel()
+            await asyncio.gather(self._occupied, return_exceptions=True)
 
     async def _hang_up(self) -> None:
         client, self.client = self.client, None
@@ -101,6 +112,8 @@ class Link:
             return False
         try:
             async with asyncio.timeout(_GREETING):
+                if self._occupied is not None and not self._occupied.done():
+                    return False
                 if found.protocol:
                     self.client = await RuntimeClient.connect(self._socket, kill=True)
                 else:

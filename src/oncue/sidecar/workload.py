@@ -132,11 +132,17 @@ class RuntimeWorkload:
 
     async def _answer_foreign(self, envelope: Envelope, context: Context) -> Answer:
         async with self._alone:  # such a runtime serves one connection after the other
+            asking = asyncio.create_task(exchange(self._socket, envelope.encode()))
             try:
-                text = await exchange(self._socket, envelope.encode(), within=self._timeout)
-                items = read_items(text) or []
-            except TimeoutError:
+                await asyncio.wait([asking], timeout=self._timeout)
+            except asyncio.CancelledError:
+                asking.cancel()
+                raise
+            if not asking.done():
+                self.link.occupied(asking)
                 return self._judged(Failure(TIMEOUT_ERROR, "TimeoutError", self.overtime), context)
+            try:
+                items = read_items(asking.result()) or []
             except ConnectionError as error:
                 if str(error).startswith("failed to connect"):  # nothing was sent
                     self.link.lost(str(error))
