@@ -80,20 +80,16 @@ def up(
     """
     settled = session.load(**options)
     settings = _with_results(settled)
-    planned = _planned(paths)
+    given = settings.grace if "grace" in settled.sources else None
+    read = partial(_planned, paths, grace=given, isolate=isolate)
+    planned = read()
     if planned.faults:
         raise SettingsError(planned.faults)
     if detach:
         _detach(session, paths, watch=watch, isolate=isolate, options=options)
         return
-    given = settings.grace if "grace" in settled.sources else None
-    chosen = Options(
-        isolate=isolate,
-        grace=given,
-        watch=partial(_planned, paths) if watch else None,
-        files=partial(_files, paths),
-    )
-    grace = given if given is not None else max(each.grace for each in planned.plans)
+    chosen = Options(isolate=isolate, watch=read if watch else None, files=partial(_files, paths))
+    grace = max(each.grace for each in planned.plans)
     with claim(HOME.absolute(), redact_url(settings.url), grace, timestamp()) as running, live_table() as table:
         _configure_logs(session, settled, settings, table)
         code = run_in_loop(_run(settings, planned, chosen, running, table, report_to))
@@ -115,14 +111,14 @@ def _with_results(settled: Loaded) -> Settings:
     return settings
 
 
-def _planned(paths: Sequence[Path]) -> Planned:
+def _planned(paths: Sequence[Path], *, grace: float | None, isolate: bool) -> Planned:
     """What the manifests at `paths` come to, or those of the current folder."""
     here = Path.cwd()
     found = list(paths) or manifests_here(here)
     if not found:
         return Planned([], [f"there is no AsyncActor manifest in {here}: name a file or a folder"], [])
     manifests, faults = load_manifests(found)
-    planned = plan(manifests, here)
+    planned = plan(manifests, here, grace=grace, isolate=isolate)
     if not manifests and not faults:
         faults = [f"{', '.join(map(str, paths))}: no AsyncActor manifest in there"]
     return Planned(planned.plans, [*faults, *planned.faults], planned.notes)

@@ -62,11 +62,11 @@ class Group:
             self._retire(replica)
         self._resize(count if self._scale.elastic else plan.replicas)
 
-    async def end(self, grace: float | None = None) -> None:
+    async def end(self) -> None:
         """Let all replicas finish what they have begun, within the grace period, and return when they are gone."""
         self._closed = True
         for replica in list(self._replicas):
-            self._retire(replica, grace)
+            self._retire(replica)
         if self._leaving:
             await asyncio.wait(list(self._leaving.values()))
 
@@ -110,8 +110,8 @@ class Group:
         for replica in list(self._replicas)[count:]:
             self._retire(replica)
 
-    def _retire(self, replica: Replica, grace: float | None = None) -> None:
-        replica.stop.gently(replica.plan.grace if grace is None else grace)
+    def _retire(self, replica: Replica) -> None:
+        replica.stop.gently(replica.plan.grace)
         self._leaving[replica] = self._replicas.pop(replica)
 
     async def _run(self, replica: Replica) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.core.settings import did_you_mean
+from oncue.core.errors import ConfigError, SettingsError
+from oncue.core.settings import Settings, did_you_mean
+from oncue.local.settings import ELSEWHERE, actor_settings
 from oncue.manifests import Manifest, Scaling
 from oncue.outgoing import ENDS, ERROR_END, HAPPY_END
 
@@ -20,6 +22,7 @@ _FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _PLACED = tuple(f"{prefix}_SOCKET_{name}" for prefix in ("ONCUE", "ASYA") for name in ("DIR", "NAME", "CHMOD"))
 """What says where a runtime's socket is, which is chosen here."""
 _ENDS_OF = {"ASYA_ACTOR_HAPPY_END": HAPPY_END, "ASYA_ACTOR_ERROR_END": ERROR_END}
+_GATEWAY = ("ASYA_GATEWAY_URL", "ONCUE_GATEWAY_URL")
 _TIMEOUT = 300.0
 _PRESENT = re.compile(r"^apiVersion:\s*[\"']?asya\.sh/", re.MULTILINE)
 
@@ -61,8 +64,11 @@ class Planned(msgspec.Struct, frozen=True):
     notes: Sequence[str]
 
 
-def plan(manifests: Sequence[Manifest], here: Path) -> Planned:
-    """What is to be started for these manifests when the current folder is `here`. Blocks for looks at files."""
+def plan(manifests: Sequence[Manifest], here: Path, *, grace: float | None = None, isolate: bool = False) -> Planned:
+    """What is to be started for these manifests when the current folder is `here`. Blocks for looks at files.
+
+    `grace` is that of all, instead of each manifest's own; with `isolate` the sidecars are processes.
+    """
     faults: list[str] = []
     plans: list[Plan] = []
     ignored: dict[str, list[str]] = {}
@@ -73,10 +79,12 @@ def plan(manifests: Sequence[Manifest], here: Path) -> Planned:
         _check_handler(manifest, faults)
         _check_ends(manifest, names, faults)
         python = _python(manifest, folder, faults)
-        for path in _ignored(manifest, unheeded):
+        for path in _ignored(manifest, unheeded, isolate=isolate):
             ignored.setdefault(path, []).append(manifest.name)
+        made = _plan(manifest, python, folder, grace)
+        _check_sidecar(made, faults)
         if len(faults) == before:
-            plans.append(_plan(manifest, python, folder))
+            plans.append(made)
     return Planned(plans, faults, [_note(path, actors, len(manifests)) for path, actors in ignored.items()])
 
 
@@ -86,7 +94,7 @@ def manifests_here(here: Path) -> Sequence[Path]:
     return [path for path in found if _PRESENT.search(path.read_text(encoding="utf-8", errors="replace"))]
 
 
-def _plan(manifest: Manifest, python: str, folder: Path) -> Plan:
+def _plan(manifest: Manifest, python: str, folder: Path, grace: float | None) -> Plan:
     own = {name: text for name, text in manifest.environment.items() if name not in _PLACED}
     if manifest.memory is not None:
         own.setdefault("ONCUE_MEMORY_LIMIT", str(manifest.memory))
@@ -102,7 +110,7 @@ def _plan(manifest: Manifest, python: str, folder: Path) -> Plan:
         sidecar=manifest.sidecar_environment,
         scaling=manifest.scaling,
         replicas=manifest.replicas,
-        grace=manifest.grace,
+        grace=manifest.grace if grace is None else grace,
         timeout=manifest.timeout or _TIMEOUT,
     )
 
@@ -132,6 +140,16 @@ def _check_ends(manifest: Manifest, names: set[str], faults: list[str]) -> None:
                 f"{manifest.place}: actor {manifest.name}: {variable} in spec.sidecar.env is {actor!r}, "
                 f"but no manifest defines that actor{did_you_mean(actor, names)}"
             )
+
+
+def _check_sidecar(made: Plan, faults: list[str]) -> None:
+    try:
+        actor_settings(made, Path("/tmp"), Settings())  # noqa: S108  # any folder whose path is short
+    except SettingsError as error:
+        found = [fault.removeprefix("environment: ") for fault in error.faults]
+        faults += [f"{made.place}: actor {made.name}: spec.sidecar.env: {fault}" for fault in found]
+    except ConfigError as error:
+        faults.append(f"{made.place}: actor {made.name}: spec.sidecar.env: {error}")
 
 
 def _python(manifest: Manifest, folder: Path, faults: list[str]) -> str:
@@ -173,7 +191,7 @@ def _has(folder: Path, module: str) -> bool:
     return (folder / f"{module}.py").is_file() or (folder / module).is_dir()
 
 
-def _ignored(manifest: Manifest, folder: str) -> Iterator[str]:
+def _ignored(manifest: Manifest, folder: str, *, isolate: bool) -> Iterator[str]:
     yield f"spec.transport ({manifest.transport})"
     for path in manifest.ignored:
         yield path.removeprefix("spec.workload.template.")
@@ -184,6 +202,9 @@ def _ignored(manifest: Manifest, folder: str) -> Iterator[str]:
     for name in _PLACED:
         if name in manifest.environment:
             yield f"env {name}"
+    for name in manifest.sidecar_environment:
+        if name.startswith(ELSEWHERE) or (name in _GATEWAY and not isolate):
+            yield f"spec.sidecar.env {name}" + (" without --isolate" if name in _GATEWAY else "")
 
 
 def _note(path: str, actors: Sequence[str], count: int) -> str:

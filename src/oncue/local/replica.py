@@ -10,10 +10,9 @@ from pathlib import Path
 from oncue.local.launch import program_words, runtime_words
 from oncue.local.plan import Plan
 from oncue.local.processes import Kept, Lines, surroundings
+from oncue.local.settings import SOCKET
 from oncue.stop import Stop, unless
 from oncue.workloads.socket import READY_FILE, load_error
-
-SOCKET = "asya-runtime.sock"
 
 _LOOKS = ((2.0, 0.01), (10.0, 0.05))
 """A runtime that is just starting is looked for ever so often (s) during its first seconds."""

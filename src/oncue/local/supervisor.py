@@ -53,14 +53,13 @@ _AWAY = (ConnectionLostError, QueueNotFoundError)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How actors are run. `grace` (s), when given, is that of all instead of each one's own.
+    """How actors are run.
 
     isolate: a sidecar process for each replica, instead of pumps in this process.
     watch: reads the manifests again; None when nothing is watched. `files` are those that it reads.
     """
 
     isolate: bool = False
-    grace: float | None = None
     watch: Callable[[], Planned] | None = None
     files: Callable[[], Sequence[Path]] = list
 
@@ -187,7 +186,7 @@ class Local:
             finally:
                 for task in beside:
                     task.cancel()
-            await asyncio.gather(*(group.end(self._options.grace) for group in self._all()))
+            await asyncio.gather(*(group.end() for group in self._all()))
 
     def _all(self) -> Sequence[Group]:
         return [*self._groups.values(), *self._gone.values()]
@@ -232,10 +231,9 @@ class Local:
         lines = self._lines.of(plan.name, number)
         if self._options.isolate:
             environment = sidecar_environment(plan, place, self._settings)
-            grace = plan.grace if self._options.grace is None else self._options.grace
-            sidecar = SidecarProcess(f"{plan.name}/{number} sidecar", environment, lines, grace)
+            sidecar = SidecarProcess(f"{plan.name}/{number} sidecar", environment, lines, plan.grace)
             return Replica(plan, number, place, sidecar.run, lines, early=True)
-        settings = actor_settings(plan, place, self._settings.prefix)
+        settings = actor_settings(plan, place, self._settings)
         actor = SidecarActor(settings, transport, events=self.events, health=self.health)
         return Replica(plan, number, place, actor.run, lines)
 
@@ -300,7 +298,7 @@ class Local:
         for name in before.keys() - plans.keys():
             _log.warning("actor.removed", extra={"fields": {"actor": name}})
             group = self._gone[name] = self._groups.pop(name)
-            tasks.create_task(group.end(self._options.grace))
+            tasks.create_task(group.end())
         for name, plan in plans.items():
             if name not in before and plan.is_end:
                 _log.warning(
