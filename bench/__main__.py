@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def contest(options: argparse.Namespace) -> str:
     """OnCue and its peers, round by round."""
     contenders = options.contenders.split(",")
-    tuned = tune(contenders, max(200, options.jobs // 5))
+    tuned = tune(contenders, max(200, options.jobs // 5), tries=1 if options.quick else 3)
     rounds = []
     for number in range(options.rounds):
         rounds.append(play(contenders, options.jobs, tuned, lambda what, n=number + 1: tell(f"round {n}: {what}")))

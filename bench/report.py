@@ -47,7 +47,7 @@ def contest(rounds: Sequence[Round], contenders: Sequence[str], tuned: Mapping[s
     """The tables of the contest."""
     lines = [
         f"{jobs:,} jobs in each of {len(rounds)} rounds; rates are medians.",
-        *(f"{name(peer)} drains with {choice} threads, the fastest choice here." for peer, choice in tuned.items()),
+        *(f"{name(peer)} drains with {_threads(choice)}, the fastest choice here." for peer, choice in tuned.items()),
         "",
         "| | jobs a second | CPU seconds for 10,000 |",
         "|---|--:|--:|",
@@ -62,6 +62,10 @@ def contest(rounds: Sequence[Round], contenders: Sequence[str], tuned: Mapping[s
             f"| {label} | {found.median:.1f} | {found.lowest:.1f} | {found.highest:.1f} | {_goal(found.median, ours, theirs)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _threads(choice: str) -> str:
+    return "one thread" if choice == "1" else f"{choice} threads"
 
 
 def _pairs(first: Round, contenders: Sequence[str]) -> Iterator[tuple[str, Work, Work]]:
