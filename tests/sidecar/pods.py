@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from commandline import WORDS
 from programs import environment
 from workers import Worker
 
+from oncue.core.errors import QueueMismatchError
 from oncue.core.message import Message, Send
 from oncue.transports import open_transport
 from oncue.transports.base import QueueSpec, Transport
@@ -152,12 +153,12 @@ class Queues:
     def make(self, *actors: str) -> None:
         async def make(transport: Transport) -> None:
             for actor in actors:
-                await transport.declare(QueueSpec(name=f"asya-{actor}"))
+                await _make(transport, actor)
 
         self._run(make)
 
     async def _send(self, transport: Transport, actor: str, bodies: Sequence[Any]) -> None:
-        await transport.declare(QueueSpec(name=f"asya-{actor}"))
+        await _make(transport, actor)
         sends = []
         for number, body in enumerate(bodies):
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -177,8 +178,14 @@ class Queues:
         return asyncio.run(run())
 
 
+async def _make(transport: Transport, actor: str) -> None:
+    """Make an actor's queue, unless it is there, in which case its settings are its own."""
+    with suppress(QueueMismatchError):
+        await transport.declare(QueueSpec(name=f"asya-{actor}"))
+
+
 async def _take(transport: Transport, queue: str, count: int) -> list[Message]:
-    await transport.declare(QueueSpec(name=queue))
+    await _make(transport, queue.removeprefix("asya-"))
     found = []
     async with transport.subscribe(queue, prefetch=1) as subscription:
         for _ in range(count):

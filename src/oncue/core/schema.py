@@ -190,6 +190,10 @@ class SidecarSettings(Settings, frozen=True, kw_only=True):
         float, _doc("The wait before the second attempt. It doubles from one attempt to the next.", duration())
     ] = 1.0
     backoff_cap: Annotated[float, _doc("The longest wait between two attempts.", duration())] = 300.0
+    lease: Annotated[
+        float,
+        _doc("How long a message is kept from other replicas once its sidecar has died.", duration(1.0)),
+    ] = 60.0
     gateway_url: Annotated[
         str,
         _doc("The gateway that is told how far each message is. Empty: none.", HTTP_URL, aliases=("ASYA_GATEWAY_URL",)),

@@ -63,11 +63,12 @@ class ActorSettings(msgspec.Struct, frozen=True, kw_only=True):
     happy_end: str = HAPPY_END
     error_end: str = ERROR_END
     is_end: bool = False
+    lease: float = 60.0
 
     @property
     def spec(self) -> QueueSpec:
         """The actor's queue."""
-        return QueueSpec(name=self.prefix + self.name)
+        return QueueSpec(name=self.prefix + self.name, lease=self.lease)
 
     @property
     def status(self) -> Status | None:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from oncue.context import Context
-from oncue.core.envelope import Envelope, decode_envelope
+from oncue.core.envelope import NULL, Envelope, decode_envelope
 from oncue.core.errors import InvalidEnvelopeError
 from oncue.core.message import Message, Send
 from oncue.core.outcome import Done, Outcome
@@ -217,7 +217,7 @@ class EndReports(Nobody):
         error, details = _failure(envelope.payload)
         route = envelope.route
         told |= {"error": error, "actors": route.actors, "current_actor_idx": max(route.current, 0)}
-        if details is not None:
+        if bytes(details) != b"null":
             told["error_details"] = details
         if route.actor is not None:
             told["current_actor_name"] = route.actor
@@ -245,14 +245,14 @@ class _Answered:
 
 class _Error(msgspec.Struct):
     error: str = ""
-    details: Raw | None = None
+    details: Raw = NULL
 
 
-def _failure(payload: Raw) -> tuple[str, Raw | None]:
+def _failure(payload: Raw) -> tuple[str, Raw]:
     try:
         found = msgspec.json.decode(payload, type=_Error)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return "", None
+        return "", NULL
     return found.error, found.details
 
 

@@ -73,6 +73,7 @@ def actor_settings(settings: SidecarSettings) -> ActorSettings:
         happy_end=settings.happy_end,
         error_end=settings.error_end,
         is_end=settings.end_actor or settings.built_in,
+        lease=settings.lease,
     )
 
 

@@ -28,6 +28,8 @@ def work(task):
         raise ValueError(task.get("text", "no"))
     if what == "hang":
         time.sleep(task.get("seconds", 3600))
+    if what == "pause":
+        time.sleep(task["seconds"])
     if what == "nan":
         return float("nan")
     if what == "die":
