@@ -56,7 +56,7 @@ def test_a_transport_that_does_not_answer_is_bad(run, folder: Path) -> None:
     assert "1 of " in result.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("url", ["redis://localhost", "redsi://x", "sqlite:///"])
+@pytest.mark.parametrize("url", ["amqp://localhost", "redsi://x", "sqlite:///"])
 def test_a_url_that_cannot_be_opened_is_bad(run, url: str) -> None:
     assert run("doctor", "--transport", url).exit_code == 1
 

@@ -17,9 +17,11 @@ __all__ = ["open_transport", "schemes"]
 _GROUP = "oncue.transports"
 _OPENERS = {
     "memory": "oncue.transports.memory:open_memory",
+    "redis": "oncue.transports.redis:open_redis",
+    "rediss": "oncue.transports.redis:open_redis",
     "sqlite": "oncue.transports.sqlite:open_sqlite",
 }
-_PLANNED = frozenset({"redis", "rediss", "amqp", "amqps", "sqs", "nats", "kafka", "pubsub"})
+_PLANNED = frozenset({"amqp", "amqps", "sqs", "nats", "kafka", "pubsub"})
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):", re.ASCII)
 
 Opener = Callable[[str], Awaitable[Transport]]
@@ -52,7 +54,12 @@ def _scheme_of(url: str) -> str:
 def _opener(scheme: str) -> Opener:
     if scheme in _OPENERS:
         module, _, name = _OPENERS[scheme].partition(":")
-        opener: Opener = getattr(import_module(module), name)
+        try:
+            opener: Opener = getattr(import_module(module), name)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == "oncue":
+                raise
+            raise MissingExtraError(scheme, module.rpartition(".")[2]) from error
         return opener
     for point in entry_points(group=_GROUP):
         if point.name == scheme:

@@ -1,0 +1,176 @@
+"""The transport itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import msgspec
+
+from oncue.core.errors import (
+    IncompatibleStoreError,
+    InvalidValueError,
+    QueueMismatchError,
+    QueueNotFoundError,
+    TransportClosedError,
+)
+from oncue.core.message import Message, Send, check_delay, check_queue_name
+from oncue.transports.base import Depth, Features, QueueSpec
+from oncue.transports.redis.address import Address, parse
+from oncue.transports.redis.codec import MAX_BODY, decode
+from oncue.transports.redis.desk import Desk
+from oncue.transports.redis.scripts import DECLARE, DELETE, DEPTH, PEEK, PURGE
+from oncue.transports.redis.subscription import RedisSubscription, check_prefetch
+from oncue.transports.redis.turn import Delivery, microseconds
+
+FEATURES = Features(
+    durable=True,
+    shared=True,
+    atomic_ack=True,
+    free_release=True,
+    native_delay=True,
+    longest_delay=None,
+    fifo=True,
+    lease_cap=None,
+    max_body=MAX_BODY,
+    headers=True,
+    depth=frozenset({"ready", "leased", "delayed"}),
+    peek=True,
+    retention=True,
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(QueueSpec).decode
+
+
+async def open_redis(url: str) -> RedisTransport:
+    """Open the server that `url` names, such as `redis://localhost:6379/0`; `rediss:` is with TLS.
+
+    Raise `InvalidValueError` for another URL, `ConnectionLostError` when nobody answers, and `AccessDeniedError` for wrong
+    credentials.
+    """
+    transport = RedisTransport(parse(url))
+    try:
+        await transport.desk.ask(b"EXISTS", transport.desk.index)
+    except BaseException:
+        await transport.close()
+        raise
+    return transport
+
+
+class RedisTransport:
+    """One connection to a server, bound to the event loop that it was opened in."""
+
+    features = FEATURES
+
+    def __init__(self, address: Address) -> None:
+        self.desk = Desk(address)
+        self._subscriptions: set[RedisSubscription] = set()
+        self._running = asyncio.create_task(self.desk.link.run())
+        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+
+    async def declare(self, spec: QueueSpec) -> None:
+        self._check_open()
+        check_queue_name(spec.name)
+        lease = _check_seconds("lease", spec.lease)
+        kept = "" if spec.retention is None else _check_seconds("retention", spec.retention)
+        have = await self.desk.call(
+            DECLARE, spec.name, spec.name, _encode(spec), lease, kept, int(spec.fifo), index=True
+        )
+        found = _differences(_read(have), spec)
+        if found:
+            raise QueueMismatchError(spec.name, found)
+
+    async def delete(self, queue: str) -> None:
+        self._check_open()
+        await self.desk.call(DELETE, queue, queue, index=True)
+
+    async def queues(self) -> Sequence[QueueSpec]:
+        self._check_open()
+        found = await self.desk.ask(b"HVALS", self.desk.index)
+        return sorted(map(_read, found), key=lambda spec: spec.name)
+
+    async def send(self, *sends: Send) -> None:
+        self._check_open()
+        if not sends:
+            return
+        delivery = Delivery(sends, self.desk.loop.create_future())
+        self.desk.send(delivery)
+        await delivery.future
+
+    @asynccontextmanager
+    async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator[RedisSubscription]:
+        self._check_open()
+        check_prefetch(prefetch)
+        stored = await self.desk.ask(b"HGET", self.desk.index, queue)
+        self._check_open()
+        if stored is None:
+            raise QueueNotFoundError(queue)
+        subscription = RedisSubscription(self.desk, self._check_open, queue, prefetch, _read(stored).lease)
+        self.desk.join(subscription)
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+            await subscription.leave()
+
+    async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
+        return [decode(payload) for payload in await self._ask(PEEK, queue, max(0, limit))]
+
+    async def depth(self, queue: str) -> Depth:
+        return Depth(*await self._ask(DEPTH, queue))
+
+    async def purge(self, queue: str) -> int:
+        dropped: int = await self._ask(PURGE, queue)
+        return dropped
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closed = True
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        try:
+            for subscription in list(self._subscriptions):
+                await subscription.leave()
+            await self.desk.finish()
+        finally:
+            self._running.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._running
+
+    async def _ask(self, script: Any, queue: str, *arguments: int) -> Any:
+        self._check_open()
+        answer = await self.desk.call(script, queue, *arguments)
+        if answer is None:
+            raise QueueNotFoundError(queue)
+        return answer
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TransportClosedError
+
+
+def _check_seconds(name: str, seconds: float) -> int:
+    if not check_delay(seconds) > 0:
+        raise InvalidValueError(f"{name} {seconds!r}: expected more than 0 seconds")
+    return max(1, microseconds(seconds))
+
+
+def _read(stored: bytes) -> QueueSpec:
+    try:
+        return _decode(stored)
+    except msgspec.MsgspecError as error:
+        raise IncompatibleStoreError(
+            f"the list of queues was written by another version, or by others: {error}"
+        ) from error
+
+
+def _differences(have: QueueSpec, asked: QueueSpec) -> dict[str, tuple[Any, Any]]:
+    was = msgspec.structs.asdict(have)
+    return {name: (was[name], value) for name, value in msgspec.structs.asdict(asked).items() if value != was[name]}
