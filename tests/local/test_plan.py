@@ -119,6 +119,37 @@ def test_an_end_that_nobody_defines_is_a_fault_with_what_may_have_been_meant(fol
     ).faults
 
 
+def test_what_is_set_wrongly_for_the_sidecar_is_a_fault(folder: Path) -> None:
+    (fault,) = faults(folder, sidecar_environment={"ASYA_RUNTIME_TIMEOUT": "soon"})
+    assert fault.startswith("a.yaml:1: actor a: spec.sidecar.env: ASYA_RUNTIME_TIMEOUT is 'soon', expected ")
+
+
+def test_what_is_set_for_the_sidecar_is_heeded(folder: Path) -> None:
+    from oncue.core.settings import Settings
+    from oncue.local.settings import actor_settings, sidecar_environment
+
+    found = one(folder, timeout=20.0, sidecar_environment={"ONCUE_ATTEMPTS": "4", "ASYA_TRANSPORT": "sqs"})
+    settings = actor_settings(found, folder, Settings(prefix="p-"))
+    assert (settings.attempts, settings.timeout, settings.prefix, settings.happy_end) == (4, 20.0, "p-", "happy-end")
+    environ = sidecar_environment(found, folder, Settings(prefix="p-"))
+    assert (environ["ONCUE_ATTEMPTS"], environ["ONCUE_PREFIX"], environ["ONCUE_METRICS_ENABLED"]) == (
+        "4",
+        "p-",
+        "false",
+    )
+    assert one(folder, sidecar_environment={"ASYA_RUNTIME_TIMEOUT": "1m"}).sidecar == {"ASYA_RUNTIME_TIMEOUT": "1m"}
+
+
+def test_what_a_sidecar_is_told_about_queues_and_ports_has_no_effect_here_and_is_said(folder: Path) -> None:
+    environ = {"ASYA_TRANSPORT": "sqs", "ASYA_METRICS_ADDR": ":80", "ASYA_GATEWAY_URL": "http://gateway"}
+    notes = planned(folder, actor(folder, sidecar_environment=environ)).notes
+    assert notes[1:] == [
+        "spec.sidecar.env ASYA_TRANSPORT",
+        "spec.sidecar.env ASYA_METRICS_ADDR",
+        "spec.sidecar.env ASYA_GATEWAY_URL without --isolate",
+    ]
+
+
 def test_notes_name_the_actors_unless_it_is_all_of_them(folder: Path) -> None:
     found = planned(folder, actor(folder), actor(folder, "b", cpu=0.5))
     assert found.notes == ["spec.transport (sqs)", "resources.limits.cpu (b)"]

@@ -11,7 +11,7 @@ import click
 from oncue.cli.failure import Failed, say
 from oncue.cli.group import Verb
 from oncue.cli.output import Column, as_json_option, count_of, write_json_list, write_table
-from oncue.local.state import HOME, ActorReport, ask, ended, find
+from oncue.local.state import HOME, ActorReport, Taken, ask, ended, find
 
 _PATIENCE = 15.0
 """Seconds beyond the grace period after which what does not end is killed."""
@@ -47,7 +47,13 @@ def down() -> None:
 
     What has begun is finished within the grace period, and the rest stays in the queues.
     """
-    running = find(HOME)
+    try:
+        running = find(HOME)
+    except Taken as error:  # on its way out already, else there would be more to say about it
+        if not ended(HOME, _PATIENCE):
+            raise Failed(str(error)) from None
+        click.echo("Ended.", err=True)
+        return
     if running is None:
         click.echo("Nothing runs in this folder.", err=True)
         return
