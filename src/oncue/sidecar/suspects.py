@@ -20,26 +20,12 @@ class Suspects:
 
     def __init__(self) -> None:
         self._deaths: OrderedDict[str, int] = OrderedDict()
-        self._alone = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self._together = 0
         self._watched: str | None = None
 
     def __bool__(self) -> bool:
         return bool(self._deaths)
-
-    @asynccontextmanager
-    async def watch(self, id: str) -> AsyncIterator[None]:
-        """Around a call: a message that is suspicious waits until no other of its kind runs. It is clear if it survives."""
-        if self._deaths.get(id, 0) < _ALONE:
-            yield
-            self._deaths.pop(id, None)
-            return
-        async with self._alone:
-            self._watched = id
-            try:
-                yield
-            finally:
-                self._watched = None
-            self._deaths.pop(id, None)
 
     @property
     def watched(self) -> str | None:
@@ -52,3 +38,38 @@ class Suspects:
             self._deaths[id] = self._deaths.get(id, 0) + 1
         while len(self._deaths) > _MOST:
             self._deaths.popitem(last=False)
+
+    @asynccontextmanager
+    async def watch(self, id: str) -> AsyncIterator[None]:
+        """Around a call: who has seen two deaths runs beside those only that have seen none. Who survives is clear."""
+        seen = self._deaths.get(id, 0)
+        if not seen:
+            yield
+            return
+        enter, leave = (self._enter_alone, self._leave_alone) if seen >= _ALONE else (self._enter, self._leave)
+        await enter(id)
+        try:
+            yield
+        finally:
+            await asyncio.shield(leave())
+        self._deaths.pop(id, None)
+
+    async def _enter(self, _id: str) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._watched is None)
+            self._together += 1
+
+    async def _leave(self) -> None:
+        async with self._changed:
+            self._together -= 1
+            self._changed.notify_all()
+
+    async def _enter_alone(self, id: str) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._watched is None and not self._together)
+            self._watched = id
+
+    async def _leave_alone(self) -> None:
+        async with self._changed:
+            self._watched = None
+            self._changed.notify_all()

@@ -70,7 +70,7 @@ class RuntimeWorkload:
             else:
                 reply = await self._call(client, envelope, context)
         except ConnectionResetError as error:
-            return self._lost(client, envelope, error)
+            return self._lost(envelope, error)
         except ValueError as error:  # over the limit of the runtime's frames
             return Dead(Failure(PARSING_ERROR, "PayloadTooLarge", str(error), final=True))
         if reply.failure is not None:
@@ -96,16 +96,22 @@ class RuntimeWorkload:
                 )
             head["message"] = {**envelope.fields(), **envelope.extra}
             return await client.call(envelope.payload, fields=_encode(head), handler_timeout=self._timeout)
+        except ConnectionResetError as error:
+            self._died(client, str(error))
+            raise
         finally:
             self.link.calls.pop(envelope.id, None)
 
-    def _lost(self, client: RuntimeClient, envelope: Envelope, error: Exception) -> Retry | Release:
-        """What an attempt came to during which the runtime went away: it may have been the reason, or another one was."""
-        if self._seen is not client:  # the first of those who were there
+    def _died(self, client: RuntimeClient, why: str) -> None:
+        """The runtime went away, as the first of the calls that it had notices."""
+        if self._seen is not client:
             self._seen = client
             self._culprit = self._suspects.watched
-            self._suspects.died([envelope.id, *self.link.calls])
-            self.link.lost(str(error))
+            self._suspects.died(self.link.calls)
+            self.link.lost(why)
+
+    def _lost(self, envelope: Envelope, error: Exception) -> Retry | Release:
+        """What an attempt came to during which the runtime went away: it may have been the reason, or another one was."""
         if self._culprit is not None and self._culprit != envelope.id:
             return Release()
         return Retry(_connection(error, "failed to read response from runtime: "))
