@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from oncue.core.errors import ConfigError
 from oncue.local.state import HOME, ActorReport, NoAnswer, Running, Taken, answering, ask, claim, ended, find
 
 HOLDS = """
@@ -21,7 +22,9 @@ from pathlib import Path
 from oncue.local.state import HOME, claim
 with claim(HOME, "sqlite:///x", 1.0, "now") as running:
     print(running.sockets, flush=True)
-    sys.stdin.read()
+    sys.stdin.readline()
+print("ending", flush=True)
+sys.stdin.read()
 """
 
 
@@ -48,6 +51,26 @@ def test_what_runs_is_found_and_only_one_can() -> None:
         assert ended(HOME, 10.0)
         assert find(HOME) is None
         assert not sockets.exists()
+
+
+def test_what_is_ending_still_runs_until_its_process_is_gone() -> None:
+    with holder() as (process, _):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ending\n"
+        with pytest.raises(Taken, match="just starting or ending"):
+            find(HOME)
+        process.stdin.close()
+        assert ended(HOME, 10.0)
+        assert find(HOME) is None
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(folder: Path) -> None:
+    (folder / ".oncue").write_text("a file where the folder should be", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"cannot keep its state in .*\.oncue: File exists"), claim(HOME, "", 0.0, ""):
+        raise AssertionError
 
 
 def test_where_nothing_ever_ran_nothing_is_found() -> None:

@@ -26,7 +26,7 @@ from oncue.core.settings import Loaded, Settings
 from oncue.core.times import format_duration, timestamp
 from oncue.local.lines import Prefixed, Records
 from oncue.local.plan import Plan, Planned, manifests_here, plan
-from oncue.local.state import HOME, Running, Taken, answering, claim, find
+from oncue.local.state import HOME, Running, Taken, answering, claim, find, making
 from oncue.local.supervisor import Local, Options
 from oncue.local.table import LiveTable, live_table
 from oncue.logs import configure_logs
@@ -253,7 +253,6 @@ def _detach(
     home = HOME.absolute()
     if (running := find(home)) is not None:
         raise Taken(running)
-    home.mkdir(mode=0o700, exist_ok=True)
     words = [sys.executable, "-P", "-m", "oncue"]
     words += ["--transport", session.transport] if session.transport else []
     words += ["--config", session.config] if session.config else []
@@ -261,7 +260,7 @@ def _detach(
     words += ["up", *(["--watch"] if watch else []), *(["--isolate"] if isolate else [])]
     words += [word for name, value in options.items() if value is not None for word in (f"--{name}", value)]
     reading, writing = os.pipe()
-    with (home / _LOG).open("wb") as log:
+    with making(home), (home / _LOG).open("wb") as log:
         child = subprocess.Popen(  # noqa: S603  # this very program
             [*words, "--report-to", str(writing), "--", *map(str, paths)],
             stdin=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.core.errors import OnCueError
+from oncue.core.errors import ConfigError, OnCueError
 
 HOME = Path(".oncue")
 """The folder in the current one that knows what runs there."""
@@ -76,16 +76,25 @@ _decode_reports = msgspec.json.Decoder(list[ActorReport]).decode
 
 
 @contextmanager
+def making(home: Path) -> Iterator[None]:
+    """Make the folder `home` if it is missing; raise `ConfigError` when it, or what the block makes in it, cannot be made."""
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise ConfigError(f"oncue up cannot keep its state in {home}: {error.strerror}") from None
+
+
+@contextmanager
 def claim(home: Path, url: str, grace: float, started: str) -> Iterator[Running]:
     """Be what runs in the folder that `home` belongs to, until this process ends. Raise `Taken` when something else is.
 
     After the block others see that it is ending. What a killed predecessor has left behind is removed. Blocks for half a
     second at most.
     """
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(
-        home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600
-    )  # never closed: it is given back with the last of this process
+    with making(home):
+        # Never closed: it is given back with the last of this process.
+        lock = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     if not _locked(lock):
         os.close(lock)
         raise Taken(_read(home))
@@ -104,7 +113,7 @@ def find(home: Path) -> Running | None:
     try:
         with (home / _LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except BlockingIOError:
         running = _read(home)
