@@ -1,7 +1,4 @@
-"""Where the ends of routes are kept for later questions: a store of results, by the id of the message.
-
-The end actors write here when a store is set; `oncue result` and callers that come late read.
-"""
+"""Results in a table of an SQLite file."""
 
 from __future__ import annotations
 
@@ -12,58 +9,21 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from oncue.core.errors import InvalidValueError, TransportClosedError
+from oncue.core.errors import TransportClosedError
 from oncue.core.failure import Failure
+from oncue.results import Result, Status
 from oncue.transports.sqlite.file import connect, mapped_errors, path_of, prepare
 
-Status = Literal["succeeded", "failed"]
-STATUSES: tuple[Status, ...] = ("succeeded", "failed")
+__all__ = ["SQLiteResults", "path_of"]
 
-_DEFAULT_RETENTION = 7 * 86400.0
 _PURGE_EVERY = 60.0
 _PURGE_AT_ONCE = 10_000
 
 _T = TypeVar("_T")
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How a route ended: the last envelope as it came, the actor it came from, and the failure if it failed."""
-
-    id: str
-    status: Status
-    actor: str
-    finished_at: datetime
-    envelope: bytes
-    parent_id: str | None = None
-    failure: Failure | None = None
-
-
-class ResultStore(Protocol):
-    """Every method may be cancelled; all but `close` raise `TransportError`s when the store cannot be reached."""
-
-    async def put(self, result: Result) -> None: ...  # stored when it returns; again: nothing; a later one replaces
-    async def get(self, id: str) -> Result | None: ...
-    async def list(
-        self, *, status: Status | None = None, limit: int = 100, before: datetime | None = None
-    ) -> Sequence[Result]: ...  # newest first, those that finished before `before`
-    async def purge(self) -> int: ...  # drops what is older than the retention, says how many
-    async def close(self) -> None: ...  # may be called twice
-
-
-def open_results(url: str, retention: float = _DEFAULT_RETENTION) -> ResultStore:
-    """The store at `url` (`sqlite:///PATH`), whose results are kept for `retention` seconds.
-
-    Touches no file yet: the first result makes it. Raise `InvalidValueError` for a URL that names no store.
-    """
-    try:
-        return SQLiteResults(path_of(url), retention)
-    except InvalidValueError as error:
-        raise InvalidValueError(f"result store {error}") from None
-
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS oncue_results (
