@@ -9,7 +9,8 @@ import msgspec
 from oncue.core.errors import InvalidValueError, MessageTooLargeError
 from oncue.core.message import NO_HEADERS, Message, Send
 
-MAX_BODY = 128 * 1024 * 1024
+MAX_BODY = 16 * 1024 * 1024
+"""Bytes. A server closes a connection that listens when more than 32 MiB wait to be written to it."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[str, str | None, dict[str, str]]).decode

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from oncue.core.errors import TransportError
+from oncue.core.errors import ConnectionLostError, TransportError
 from oncue.transports.redis.address import Address
 from oncue.transports.redis.faults import again, fault
 from oncue.transports.redis.link import Command, Link
@@ -40,6 +40,7 @@ class Desk:
         self._commands: list[Command] = []
         self._joins: list[Command] = []
         self._under_way = 0
+        self._claiming = False
         self._answers_due = 0
         self._idle: Future[None] | None = None
         self._subscriptions: dict[bytes, set[RedisSubscription]] = {}
@@ -131,7 +132,7 @@ class Desk:
             if turn is None:
                 break
             self._under_way += 1
-            commands.append(Command(turn.args(), self._ended(turn)))
+            commands += self._commands_of(turn)
         return commands
 
     def pushed(self, channel: bytes, data: bytes) -> None:
@@ -172,11 +173,13 @@ class Desk:
                 subscription = settle.lease.subscription
                 gone[subscription] = gone.get(subscription, 0) + 1
                 self._hungry[subscription] = None
-        hungry, self._hungry = self._hungry, {}
-        for subscription in hungry:
-            claim = subscription.claim(gone.get(subscription, 0), self.new_name)
-            if claim is not None:
-                turn.claims.append(claim)
+        if not self._claiming:  # only one at a time, because of how much a server keeps for one connection
+            hungry, self._hungry = self._hungry, {}
+            for subscription in hungry:
+                claim = subscription.claim(gone.get(subscription, 0), self.new_name)
+                if claim is not None:
+                    turn.claims.append(claim)
+            self._claiming = bool(turn.claims)
         for subscription in self._leaving:
             turn.claims.append(Claim(subscription, 0, 0, False, ""))
         self._leaving.clear()
@@ -193,20 +196,47 @@ class Desk:
             size += delivery.size
 
     def _ended(self, turn: Turn) -> Callable[[Any], None]:
+        claims = [claim for claim in turn.claims if claim.most]
+
         def ended(answer: Any) -> None:
             self._under_way -= 1
+            if claims:
+                self._claiming = False
             if isinstance(answer, Exception):
-                for claim in turn.claims:
-                    if claim.most and isinstance(answer, TransportError):
+                if isinstance(answer, TransportError):  # else it is an answer, and nothing is in doubt
+                    for claim in claims:
                         self._doubtful.setdefault(claim.subscription.name, []).append(claim.token)
                 turn.fail(answer)
             else:
-                repeat = turn.apply(answer)
-                self._deliveries.extendleft(reversed(repeat))
+                try:
+                    self._deliveries.extendleft(reversed(turn.apply(answer)))
+                except Exception as error:  # a fault of ours must leave nobody waiting
+                    turn.fail(error)
+                    raise
             self.link.wake()
             self._look_idle()
 
         return ended
+
+    def _commands_of(self, turn: Turn) -> list[Command]:
+        """The turn, and where that is asked for the wait until replicas have what it changed."""
+        replicas = self.address.replicas
+        ended = self._ended(turn)
+        if not replicas or not (turn.deliveries or turn.settles):
+            return [Command(turn.args(), ended)]
+        answers: list[Any] = []
+
+        def confirmed(count: Any) -> None:
+            if isinstance(count, Exception):
+                ended(count)
+            elif isinstance(answers[0], Exception) or count >= replicas:
+                ended(answers[0])
+            else:
+                shown = self.address.shown
+                ended(ConnectionLostError(f"{shown}: only {count} of {replicas} replicas have what was stored"))
+
+        wait = round(500 * self.address.timeout)
+        return [Command(turn.args(), answers.append), Command((b"WAIT", replicas, wait), confirmed)]
 
     def _tell(self, future: Future[Any]) -> Callable[[Any], None]:
         def tell(answer: Any) -> None:

@@ -16,7 +16,10 @@ from oncue.core.errors import (
 from oncue.core.redact import redact
 
 _FULL = re.compile(r"\b(OOM|MISCONF)\b")
-_DENIED = re.compile(r"\b(NOPERM|NOAUTH|WRONGPASS)\b|invalid username-password|invalid password", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\b(NOPERM|NOAUTH|WRONGPASS)\b|invalid username-password|invalid password|the user executing the script can't",
+    re.IGNORECASE,
+)
 _AWAY = re.compile(
     r"\b(READONLY|LOADING|MOVED|ASK|TRYAGAIN|CLUSTERDOWN|MASTERDOWN|NOREPLICAS|BUSY|UNBLOCKED|NOTBUSY|max number of clients)\b"
 )

@@ -204,7 +204,8 @@ class Link:
             await asyncio.gather(*tasks, return_exceptions=True)
         failed = done.pop().exception()
         if failed is not None and not isinstance(failed, theirs.RedisError | OSError | TransportError):
-            raise failed
+            # A fault of ours must leave nobody waiting for an answer.
+            _log.error("an answer of the server could not be understood", exc_info=failed)
         error = fault(failed or ConnectionLostError(f"{self.address.shown}: closed"), self.address.shown)
         if not isinstance(error, ConnectionLostError):
             error = ConnectionLostError(str(error))

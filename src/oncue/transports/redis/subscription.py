@@ -145,6 +145,7 @@ class RedisSubscription:
         self._waiting_there = False
         self._claimed_at: float | None = None
         self._look: TimerHandle | None = None
+        self._lapse: TimerHandle | None = None
         self._tidy: TimerHandle | None = None
         self._left = False
         self._quiet: Future[None] | None = None
@@ -177,7 +178,7 @@ class RedisSubscription:
         if self._left:
             return
         self._left = True
-        for handle in (self._look, self._tidy):
+        for handle in (self._look, self._lapse, self._tidy):
             if handle is not None:
                 handle.cancel()
         self.fail(TransportClosedError())
@@ -288,11 +289,7 @@ class RedisSubscription:
         """The lease is over; may be said twice."""
         lease.stage = Stage.OVER
         if lease in self._granted:
-            del self._granted[lease]
-            self._load -= len(lease.message.body)
-            if lease.suspect:
-                self._suspects -= 1
-                self._waiting_there = False  # there may be another one, which was kept from it until now
+            self._drop(lease)
             self._want()
 
     def fail(self, error: TransportError) -> None:
@@ -320,6 +317,13 @@ class RedisSubscription:
                 self._return(lease)
         return None
 
+    def _drop(self, lease: RedisLease) -> None:
+        del self._granted[lease]
+        self._load -= len(lease.message.body)
+        if lease.suspect:
+            self._suspects -= 1
+            self._waiting_there = False  # there may be another one, which was kept from it until now
+
     def _return(self, lease: RedisLease) -> None:
         self._waiting_there = False
         lease.give_back()
@@ -335,9 +339,9 @@ class RedisSubscription:
             return
         if len(self._granted) < self._prefetch:
             self.desk.want(self)
-        elif self._waiters and self._granted:
+        elif self._waiters and self._granted and self._lapse is None:
             first = min(lease.until for lease in self._granted)
-            self._look_in(max(0.0, first - self.desk.loop.time()) + 0.001)
+            self._lapse = self.desk.loop.call_at(first + 0.001, self._on_lapse)
 
     def _look_in(self, seconds: float, *, sooner: bool = False) -> None:
         when = self.desk.loop.time() + seconds
@@ -347,14 +351,17 @@ class RedisSubscription:
             self._look.cancel()
         self._look = self.desk.loop.call_at(when, self._on_look)
 
-    def _on_look(self) -> None:
-        """See by oneself: leases of others may be over, and those of one's own take up no room any more."""
-        self._look = None
+    def _on_lapse(self) -> None:
+        """Leases of one's own that are over take up no room any more."""
+        self._lapse = None
         now = self.desk.loop.time()
         for lease in [lease for lease in self._granted if lease.until <= now and lease.stage is Stage.HELD]:
-            del self._granted[lease]
-            self._load -= len(lease.message.body)
-            self._suspects -= lease.suspect
+            self._drop(lease)
+        self._want()
+
+    def _on_look(self) -> None:
+        """See by oneself: leases of others may be over."""
+        self._look = None
         self._waiting_there = False
         if self._waiters or self._buffer:
             self._want()

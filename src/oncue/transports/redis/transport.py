@@ -41,6 +41,9 @@ FEATURES = Features(
     retention=True,
 )
 
+_PEEKED = 4 * 1024 * 1024
+"""Bytes that one answer holds of what is looked at, about."""
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(QueueSpec).decode
 
@@ -119,7 +122,12 @@ class RedisTransport:
             await subscription.leave()
 
     async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
-        return [decode(payload) for payload in await self._ask(PEEK, queue, max(0, limit))]
+        found: list[Message] = []
+        while True:
+            payloads = await self._ask(PEEK, queue, max(0, limit), len(found), _PEEKED)
+            found += map(decode, payloads)
+            if not payloads or len(found) >= limit:
+                return found
 
     async def depth(self, queue: str) -> Depth:
         return Depth(*await self._ask(DEPTH, queue))

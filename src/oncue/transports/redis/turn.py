@@ -18,6 +18,11 @@ from oncue.transports.redis.scripts import TURN
 if TYPE_CHECKING:
     from oncue.transports.redis.subscription import RedisLease, RedisSubscription
 
+CLAIMED = 8 * 1024 * 1024
+"""Bytes that one turn claims, if not a single message is larger."""
+_BEFORE = 2
+"""Arguments before the payloads."""
+
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -113,7 +118,7 @@ class Turn:
         ]
         document = _pack((sends, settles, claims))
         keys = [self._prefix + name for name in self._keys]
-        return [b"EVALSHA", TURN.digest.encode(), len(keys), *keys, document, *self._payloads]
+        return [b"EVALSHA", TURN.digest.encode(), len(keys), *keys, document, CLAIMED, *self._payloads]
 
     def apply(self, answer: Sequence[Any]) -> list[Delivery]:
         """Tell all who asked what came of it; those whose sends have to be tried once more, because of others."""
@@ -171,8 +176,9 @@ class Turn:
     def _groups(self, parcels: Parcels) -> list[tuple[int, int, int, list[int]]]:
         groups = []
         for name, (ready, delayed) in parcels.items():
-            # The document itself is the first of the arguments.
-            groups.append((self._key(name), len(self._payloads) + 2, len(ready), [delay for delay, _ in delayed]))
+            groups.append(
+                (self._key(name), len(self._payloads) + _BEFORE + 1, len(ready), [delay for delay, _ in delayed])
+            )
             self._payloads += ready
             self._payloads += [payload for _, payload in delayed]
         return groups

@@ -35,10 +35,6 @@ end
 
 -- A command on one key with any number of arguments; PIECE is even, so that pairs stay together.
 local function many(command, key, list)
-  if #list <= PIECE then
-    if #list > 0 then call(command, key, unpack(list)) end
-    return
-  end
   for i = 1, #list, PIECE do call(command, key, unpack(list, i, math.min(i + PIECE - 1, #list))) end
 end
 

@@ -1,6 +1,11 @@
--- KEYS: the queue. ARGV: how many. Answers payloads, the oldest first, or nothing if there is no such queue.
+-- KEYS: the queue. ARGV: how many, after how many, and bytes. Answers payloads, the oldest first, not many more than so many
+-- bytes; or nothing if there is no such queue.
 local q = queue(KEYS[1])
 if not q then return false end
+if q.kept then
+  catch_up(q)
+  ring(q)
+end
 local most = tonumber(ARGV[1])
 if most < 1 then return {} end
 local seqs, seen = {}, {}
@@ -17,10 +22,13 @@ for _, line in ipairs({q.r, q.s}) do collect(call('LRANGE', line, 0, most - 1)) 
 for _, set in ipairs({q.l, q.d}) do collect(call('ZRANGE', set, 0, most - 1)) end
 if q.fifo then collect(call('HKEYS', q.n)) end
 table.sort(seqs, function(one, other) return tonumber(one) < tonumber(other) end)
-local payloads = {}
-for _, seq in ipairs(seqs) do
-  local payload = call('HGET', q.m, seq) or call('HGET', q.w, seq)
-  if payload then payloads[#payloads + 1] = payload end
-  if #payloads == most then break end
+local payloads, size = {}, 0
+for i = tonumber(ARGV[2]) + 1, math.min(#seqs, most) do
+  local payload = call('HGET', q.m, seqs[i]) or call('HGET', q.w, seqs[i])
+  if payload then
+    size = size + #payload
+    if #payloads > 0 and size > tonumber(ARGV[3]) then break end
+    payloads[#payloads + 1] = payload
+  end
 end
 return payloads

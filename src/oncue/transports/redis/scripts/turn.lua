@@ -1,12 +1,14 @@
 -- All that the coroutines of one process asked in one moment: messages to store, leases to settle, messages to lease.
--- KEYS: the queues. ARGV[1]: what is asked, as a msgpack document; after it the payloads, which it names by their places.
+-- KEYS: the queues. ARGV[1]: what is asked, as a msgpack document, which names the payloads, from ARGV[3] on, by
+-- their places.
 --   sends   [[queue, first, count, [delay, ...]], ...]     first the payloads that are ready, then those that are delayed
 --   settles [[queue, [member, ...], [[member, kind, argument], ...]], ...]
---   claims  [[queue, most, size, suspects, token, subscription], ...]
+--   claims  [[queue, most, size, suspects, token, subscription], ...], together not many more than ARGV[2] bytes
 -- Answers: 0, an error, or the queues that are missing, for all of sends; for each of settles the places of those that were not
 -- held, and of each other place the queue that was missing; for each of claims {left, next, entry, payload, ...} or nothing.
 local asked = cmsgpack.unpack(ARGV[1])
 local NACK, RELEASE, EXTEND, HOP = 1, 2, 3, 4
+local room = tonumber(ARGV[2])
 
 -- What is to be stored, for each queue: places of payloads, and {place, delay, ...}
 local function plan(plans, groups)
@@ -95,7 +97,9 @@ local function send(groups)
   -- Without room the first command fails, before anything is written; the rest of the turn has to go on all the same.
   local done, problem = pcall(store, plans)
   if done then return 0 end
-  return type(problem) == 'table' and problem.err or tostring(problem)
+  local text = type(problem) == 'table' and problem.err or tostring(problem)
+  if not find(text, 'OOM', 1, true) then error(problem, 0) end
+  return text
 end
 
 local function finish(q, gone)
@@ -158,7 +162,8 @@ local function settle(q, acks, others, plans)
   end
   if q then
     many('ZREM', q.l, over)
-    many('ZADD', q.l, longer)
+    -- XX, because a lease may be extended and settled in the same moment.
+    for i = 1, #longer, PIECE do call('ZADD', q.l, 'XX', unpack(longer, i, math.min(i + PIECE - 1, #longer))) end
     finish(q, gone)
     postpone(q, later)
     offer(q, front, true)
@@ -168,40 +173,41 @@ local function settle(q, acks, others, plans)
 end
 
 local function take(q, line, most, budget, token, answer)
-  local scored, seqs, size = {}, {}, 0
-  while #seqs < most and size < budget do
-    local front = call('LINDEX', line, 0)
-    if not front then break end
-    local each = math.max(1, call('HSTRLEN', q.m, seq_of(front)))
-    local count = math.min(most - #seqs, 100, math.max(1, math.floor((budget - size) / each)))
-    local entries = call('LPOP', line, count)
-    local names = {}
+  local scored, seqs = {}, {}
+  while #seqs < most and room > 0 and budget > 0 do
+    local entries, names, count = call('LRANGE', line, 0, math.min(most - #seqs, 100) - 1), {}, 0
+    if #entries == 0 then break end
     for i, entry in ipairs(entries) do
       names[i] = find(entry, ':', 1, true) and seq_of(entry) or entry
+      local size = call('HSTRLEN', q.m, names[i])
+      if i > 1 and (size > room or size > budget) then
+        names[i] = nil
+        break
+      end
+      count, room, budget = i, room - size, budget - size
     end
+    call('LPOP', line, count)
     local payloads = call('HMGET', q.m, unpack(names))
-    for i, entry in ipairs(entries) do
-      local payload = payloads[i]
+    for i, name in ipairs(names) do
+      local entry, payload = entries[i], payloads[i]
       if payload then  -- else it was too old
-        local attempts, lapses = 0, 0
-        if entry ~= names[i] then
-          local _
-          _, attempts, lapses = parts(entry)
+        local leased = name .. ':1:0'
+        if entry ~= name then
+          local _, attempts, lapses = parts(entry)
+          leased = name .. ':' .. format('%d', attempts + 1) .. ':' .. format('%d', lapses)
         end
-        local leased = names[i] .. ':' .. format('%d', attempts + 1) .. ':' .. format('%d', lapses)
         scored[#scored + 1] = now + q.lease
         scored[#scored + 1] = leased .. ':' .. token
-        seqs[#seqs + 1] = names[i]
+        seqs[#seqs + 1] = name
         answer[#answer + 1] = leased
         answer[#answer + 1] = payload
-        size = size + #payload
       end
     end
   end
   many('ZADD', q.l, scored)
   droppable(q, seqs, false)
   q.taken = q.taken + #seqs
-  return #seqs, size
+  return #seqs, budget
 end
 
 local function claim(q, most, budget, suspects, token)
@@ -209,14 +215,16 @@ local function claim(q, most, budget, suspects, token)
   most = most - q.refused
   if most > 0 then
     catch_up(q)
-    local taken, size = 0, 0
-    if suspects == 1 then taken, size = take(q, q.s, 1, budget, token, answer) end
-    take(q, q.r, most - taken, budget - size, token, answer)
+    local taken = 0
+    if suspects == 1 then taken, budget = take(q, q.s, 1, budget, token, answer) end
+    take(q, q.r, most - taken, budget, token, answer)
   end
   return answer
 end
 
 local sent = send(asked[1])
+-- Settling and leasing must go on without room. A script may do whatever it wants after a first write that frees some.
+call('DEL', KEYS[1] .. ':x')
 local settled, plans, claimed = {}, {}, {}
 for i, each in ipairs(asked[2]) do settled[i] = settle(queue(KEYS[each[1]]), each[2], each[3], plans) end
 store(plans)
