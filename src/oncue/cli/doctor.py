@@ -89,7 +89,7 @@ def _installed() -> Iterator[Finding]:
     found = _version("uvloop")
     text = f"{found}, the faster event loop" if found else "not installed: workers use asyncio's own event loop"
     yield Finding("installed", "ok" if found else "note", "uvloop", text)
-    known = schemes()
+    known = [*schemes(), "s3"]
     later: list[str] = []
     for extra, requirement in _extras():
         found = _version(requirement)
