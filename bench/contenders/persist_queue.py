@@ -1,7 +1,8 @@
 """persist-queue's SQLiteAckQueue, flushed to disk at every commit.
 
 It is a queue without workers, so the loop around it is the shortest that acknowledges after success. One thread, one
-connection: more of either wait for each other. It keeps acknowledged rows until told to drop them, which is not counted.
+connection: more of either wait for each other. It keeps acknowledged rows and reads past all of them for the next one, so they
+are dropped now and then, as often as was fastest: without that it takes more than twice as much of the processor.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from bench.tally import AFTERMATH, Tally
 
 NAME = "persist-queue"
 MODES = {"one by one": 1.0}
+DROP_EVERY = 200
 
 
 def _opened(folder: Path) -> SQLiteAckQueue:
@@ -38,10 +40,12 @@ def drain(folder: Path, tally: Tally) -> Stopwatch:
     with Stopwatch() as watch:
         try:
             while True:
-                item = queue.get(block=False, raw=True)
-                tally.add(item["data"])
-                queue.ack(id=item["pqid"])
-                watch.stop(time.perf_counter())
+                for _ in range(DROP_EVERY):
+                    item = queue.get(block=False, raw=True)
+                    tally.add(item["data"])
+                    queue.ack(id=item["pqid"])
+                    watch.stop(time.perf_counter())
+                queue.clear_acked_data(max_delete=DROP_EVERY, keep_latest=0)
         except Empty:
             pass
     time.sleep(AFTERMATH)
