@@ -28,6 +28,7 @@ from oncue.dead import (
     SENT_AT,
     DeadFilter,
     DeadLetter,
+    Swept,
     dead_letter,
     dead_queue_name,
     discard,
@@ -306,6 +307,20 @@ async def test_letters_that_somebody_else_holds_are_not_waited_for(transport: Tr
         assert (await redrive(transport, "q-dlq")).count == 6
         assert len(held) == 4
     assert len(await ids(transport, "q-dlq")) == 4
+
+
+def test_a_sweep_that_gives_up_says_that_there_are_more() -> None:
+    async def scenario() -> None:
+        transport = UnreliableTransport(MemoryTransport(MemoryStore()))
+        for queue in ("q", "q-dlq"):
+            await transport.declare(QueueSpec(name=queue))
+        await bury(transport, range(3))
+        transport.receiving.latency = 60.0
+        assert await redrive(transport, "q-dlq") == Swept(0, {}, gave_up=True)
+        transport.receiving.latency = 0.0
+        assert await redrive(transport, "q-dlq") == Swept(3, {})
+
+    run_in_virtual_time(scenario())
 
 
 @on_each_store

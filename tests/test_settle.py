@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from unreliable import Fault, UnreliableTransport
 
@@ -339,6 +339,7 @@ OUTCOMES = st.sampled_from(
 )
 
 
+@settings(deadline=None)  # the time that others take from the machine is no fault of it
 @given(
     outcome=OUTCOMES,
     attempt=st.integers(1, 4),

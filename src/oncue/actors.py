@@ -16,7 +16,7 @@ from oncue.core.failure import EXPIRED_ERROR, PARSING_ERROR, Failure
 from oncue.core.message import Message, Send
 from oncue.core.outcome import Dead, Done, Outcome, Release, Retry
 from oncue.core.retry import RetryPolicy
-from oncue.core.times import timestamp
+from oncue.core.times import shown, timestamp
 from oncue.dead import SENT_AT
 from oncue.ends import NOWHERE, Ends
 from oncue.outgoing import BRANCH, ENDS, Outgoing, check_actor_name
@@ -259,7 +259,7 @@ def _check_name(name: object, place: str, *, given: str | None) -> str:
 def _check_seconds(what: str, value: object, name: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST_TIME:
         return value
-    raise InvalidValueError(f"actor {name!r}: {what} is {value!r}, expected more than 0 seconds")
+    raise InvalidValueError(f"actor {name!r}: {what} is {shown(value)}, expected more than 0 seconds")
 
 
 def _check_concurrency(value: object, name: str, *, in_loop: bool) -> int:
@@ -267,7 +267,7 @@ def _check_concurrency(value: object, name: str, *, in_loop: bool) -> int:
         return _IN_LOOP if in_loop else _IN_THREADS
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    raise InvalidValueError(f"actor {name!r}: concurrency is {value!r}, expected a whole number from 1")
+    raise InvalidValueError(f"actor {name!r}: concurrency is {shown(value)}, expected a whole number from 1")
 
 
 def _check_retry(value: object, name: str) -> RetryPolicy:

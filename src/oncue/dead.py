@@ -190,10 +190,14 @@ async def find_dead(transport: Transport, dead_queue: str, id: str) -> DeadLette
 
 
 class Swept(msgspec.Struct, frozen=True):
-    """What became of the dead letters: `count` went, `refused` maps the ids of those that had to stay to the reasons."""
+    """What became of the dead letters: `count` went, `refused` maps the ids of those that had to stay to the reasons.
+
+    `gave_up` says that there were more, which the transport did not hand out for some seconds.
+    """
 
     count: int
     refused: Mapping[str, str]
+    gave_up: bool = False
 
 
 Progress = Callable[[int], None]
@@ -263,6 +267,7 @@ class _Sweep:
         self._length = 0.0
         self._held: list[Lease] = []
         self._refused: dict[str, str] = {}
+        self._gave_up = False
         self._broken: TransportError | None = None
 
     async def run(self) -> Swept:
@@ -280,7 +285,7 @@ class _Sweep:
                     await asyncio.gather(keeper, return_exceptions=True)
         if self._broken is not None:
             raise self._broken
-        return Swept(self._count, self._refused)
+        return Swept(self._count, self._refused, self._gave_up)
 
     async def _lease_length(self) -> float:
         specs = await self._transport.queues()
@@ -310,7 +315,7 @@ class _Sweep:
                     room.release()
 
     async def _receive(self, subscription: Subscription) -> Lease | None:
-        """The next lease, or None when others have taken the rest."""
+        """The next lease, or None when others have taken the rest, or nothing comes though there is more."""
         for _ in range(_PATIENCE):
             try:
                 async with asyncio.timeout(_IDLE):
@@ -318,6 +323,7 @@ class _Sweep:
             except TimeoutError:
                 if not (await self._transport.depth(self._queue)).ready:
                     return None
+        self._gave_up = True
         return None
 
     def _died_again(self, letter: DeadLetter, present: int | None) -> bool:

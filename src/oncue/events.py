@@ -130,7 +130,7 @@ class MessageReleased(Event, frozen=True):
 
 
 class LeaseLost(Event, frozen=True):
-    """A message could not be settled because its lease had run out: somebody else has it now, or will."""
+    """A message was not settled: its lease had run out, or is left to run out. Somebody else has it now, or will."""
 
     name: ClassVar[str] = "lease.lost"
     level: ClassVar[int] = logging.WARNING
@@ -149,7 +149,7 @@ class SettleFailed(Event, frozen=True):
 
 
 class HandlerAbandoned(Event, frozen=True):
-    """A synchronous handler ran over its time in a thread that cannot be ended; `abandoned` such threads are running."""
+    """A handler ran over its time, in a thread or deaf to its cancellation, and cannot be ended; `abandoned` such are running."""
 
     name: ClassVar[str] = "handler.abandoned"
     level: ClassVar[int] = logging.WARNING

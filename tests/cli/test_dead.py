@@ -88,7 +88,7 @@ def test_redrive_puts_back_all_or_those_that_are_meant(run) -> None:
     assert run("dead", "redrive", "greet", "--limit", "1").exit_code == 0
     assert ids("asya-greet") == ["b", "a"]
     assert json.loads(run("dead", "redrive", "--all", "--json").stdout) == [
-        {"queue": "asya-greet-dlq", "count": 1, "refused": {}}
+        {"queue": "asya-greet-dlq", "count": 1, "refused": {}, "gave_up": False}
     ]
     assert ids("asya-greet-dlq") == []
 

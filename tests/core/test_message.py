@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from oncue.core.errors import InvalidValueError
 from oncue.core.message import LONGEST_DELAY, Message, Send, check_delay, check_queue_name, new_id
+from oncue.core.retry import RetryPolicy
 
 LETTERS = string.ascii_letters + string.digits
 
@@ -50,6 +51,13 @@ def test_a_delay_of_up_to_ten_years_is_good(delay: float) -> None:
 def test_what_is_no_number_of_seconds_is_refused(delay: object) -> None:
     with pytest.raises(InvalidValueError, match="expected a number of seconds"):
         check_delay(delay)
+
+
+def test_a_number_too_long_to_be_written_out_is_refused_in_words() -> None:
+    with pytest.raises(InvalidValueError, match="a whole number of thousands of digits"):
+        check_delay(10**5000)
+    with pytest.raises(InvalidValueError, match="a whole number of thousands of digits"):
+        RetryPolicy(cap=10**5000)
 
 
 @pytest.mark.parametrize(("delay", "expected"), [(-1e-9, "0 or more"), (-1, "0 or more"), (1e9, "at most ten years")])

@@ -247,7 +247,12 @@ def _one_or_all(name: str | None, every: bool) -> None:
 def session_end(swept: dict[str, Swept], done: str, *, as_json: bool) -> None:
     """Say what became of the dead letters; raise `Failed` when some had to stay."""
     if as_json:
-        write_json_list([{"queue": queue, "count": one.count, "refused": one.refused} for queue, one in swept.items()])
+        write_json_list(
+            [
+                {"queue": queue, "count": one.count, "refused": one.refused, "gave_up": one.gave_up}
+                for queue, one in swept.items()
+            ]
+        )
     else:
         for queue, one in swept.items():
             if one.count or len(swept) == 1:
@@ -259,7 +264,10 @@ def session_end(swept: dict[str, Swept], done: str, *, as_json: bool) -> None:
         say(f"dead letter {id} stays: {reason}")
     if len(refused) > _SHOWN_REFUSALS:
         say(f"and {len(refused) - _SHOWN_REFUSALS} more stay")
-    if refused:
+    gave_up = [queue for queue, one in swept.items() if one.gave_up]
+    for queue in gave_up:
+        say(f"there are more dead letters in {queue}, which were not handed out for some seconds", "try again")
+    if refused or gave_up:
         click.get_current_context().exit(FAILED)
 
 

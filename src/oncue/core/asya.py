@@ -18,9 +18,9 @@ from oncue.core.kinds import ACTOR, FOLDER, HTTP_URL, URL, Kind, choice, whole
 from oncue.core.redact import redact, redact_url
 from oncue.core.settings import Loaded, SidecarSettings, load_settings
 
-_TEXT = Kind("text", "a text", lambda raw: str(raw).strip())
-_SECRET = Kind("secret", "a text", str)
-_REGION = Kind("text", "the name of a region such as eu-central-1", ACTOR.read)
+_TEXT = Kind("a text", lambda raw: str(raw).strip())
+_SECRET = Kind("a text", str)
+_REGION = Kind("the name of a region such as eu-central-1", ACTOR.read)
 
 _RABBITMQ: Mapping[str, tuple[Kind, Any]] = {
     "ASYA_RABBITMQ_URL": (URL, ""),

@@ -33,7 +33,6 @@ class Kind(msgspec.Struct, frozen=True):
     as none given.
     """
 
-    name: str
     expected: str
     read: Callable[[object], Any]
     show: Callable[[Any], str] = str
@@ -157,7 +156,7 @@ def choice(*values: str, aliases: dict[str, str] | None = None) -> Kind:
             raise ValueError
         return text
 
-    return Kind("choice", "one of " + ", ".join(values), read)
+    return Kind("one of " + ", ".join(values), read)
 
 
 def whole(least: int, most: int) -> Kind:
@@ -169,7 +168,7 @@ def whole(least: int, most: int) -> Kind:
             raise ValueError
         return number
 
-    return Kind("whole number", f"a whole number from {least} to {most}", read)
+    return Kind(f"a whole number from {least} to {most}", read)
 
 
 def duration(least: float = 0.0) -> Kind:
@@ -182,24 +181,21 @@ def duration(least: float = 0.0) -> Kind:
         return seconds
 
     bound = f", at least {format_duration(least)}" if least else ""
-    return Kind("duration", DURATION_FORM + bound, read, format_duration)
+    return Kind(DURATION_FORM + bound, read, format_duration)
 
 
-URL = Kind("URL", "a URL such as sqlite:///jobs.db, memory: or redis://host:6379/0", _url)
-OPTIONAL_URL = Kind("URL", "a URL such as sqlite:///results.db, or nothing", _optional_url, blank=True)
-PREFIX = Kind("text", "up to 64 letters, digits, '.', '-' or '_', the first a letter or digit", _prefix, blank=True)
-FLAG = Kind("flag", "true or false", _flag, _show_flag)
-ADDRESS = Kind("address", "HOST:PORT or :PORT with a port up to 65535, or nothing", _address, blank=True)
-RESULTS_URL = Kind(
-    "URL", "a URL such as sqlite:///results.db or s3://bucket/prefix, or nothing", _optional_url, blank=True
-)
-HTTP_URL = Kind("URL", "a URL such as http://gateway:8080, or nothing", _http_url, blank=True)
-ACTOR = Kind("text", "up to 120 letters, digits, '.', '-' or '_', the first a letter or digit", _matching(_ACTOR))
-FOLDER = Kind("path", "the path of a folder", _matching(_FOLDER))
-FILE_NAME = Kind("text", "a file name without '/'", _matching(_FILE_NAME))
-METRIC = Kind("text", "letters, digits, '_' or ':', the first no digit", _matching(_METRIC))
+URL = Kind("a URL such as sqlite:///jobs.db, memory: or redis://host:6379/0", _url)
+OPTIONAL_URL = Kind("a URL such as sqlite:///results.db, or nothing", _optional_url, blank=True)
+PREFIX = Kind("up to 64 letters, digits, '.', '-' or '_', the first a letter or digit", _prefix, blank=True)
+FLAG = Kind("true or false", _flag, _show_flag)
+ADDRESS = Kind("HOST:PORT or :PORT with a port up to 65535, or nothing", _address, blank=True)
+RESULTS_URL = Kind("a URL such as sqlite:///results.db or s3://bucket/prefix, or nothing", _optional_url, blank=True)
+HTTP_URL = Kind("a URL such as http://gateway:8080, or nothing", _http_url, blank=True)
+ACTOR = Kind("up to 120 letters, digits, '.', '-' or '_', the first a letter or digit", _matching(_ACTOR))
+FOLDER = Kind("the path of a folder", _matching(_FOLDER))
+FILE_NAME = Kind("a file name without '/'", _matching(_FILE_NAME))
+METRIC = Kind("letters, digits, '_' or ':', the first no digit", _matching(_METRIC))
 CUSTOM_METRICS = Kind(
-    "JSON",
     'a JSON array of metrics such as [{"name": "x", "type": "counter", "help": "…", "labels": []}], each name once, each '
     "type one of counter, gauge, histogram",
     _custom_metrics,

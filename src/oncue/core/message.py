@@ -13,7 +13,7 @@ from types import MappingProxyType
 import msgspec
 
 from oncue.core.errors import InvalidValueError
-from oncue.core.times import finite
+from oncue.core.times import finite, shown
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -62,9 +62,9 @@ def check_delay(delay: object) -> float:
     """Return `delay` as seconds; raise `InvalidValueError` if no number, negative, not finite or over ten years."""
     seconds = finite(delay)
     if seconds is None:
-        raise InvalidValueError(f"delay {delay!r}: expected a number of seconds")
+        raise InvalidValueError(f"delay {shown(delay)}: expected a number of seconds")
     if seconds < 0:
-        raise InvalidValueError(f"delay {delay!r}: expected 0 or more seconds")
+        raise InvalidValueError(f"delay {shown(delay)}: expected 0 or more seconds")
     if seconds > LONGEST_DELAY:
-        raise InvalidValueError(f"delay {delay!r}: expected at most ten years ({LONGEST_DELAY:.0f} seconds)")
+        raise InvalidValueError(f"delay {shown(delay)}: expected at most ten years ({LONGEST_DELAY:.0f} seconds)")
     return seconds

@@ -12,7 +12,7 @@ from oncue.core.errors import InvalidValueError
 from oncue.core.failure import Failure
 from oncue.core.message import LONGEST_DELAY
 from oncue.core.outcome import Dead, Retry
-from oncue.core.times import finite
+from oncue.core.times import finite, shown
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +34,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         faults = [
-            f"retry.{name} is {getattr(self, name)!r}, expected {expected}"
+            f"retry.{name} is {shown(getattr(self, name))}, expected {expected}"
             for name, good, expected in (
                 ("max_attempts", _is_whole(self.max_attempts) and self.max_attempts >= 1, "a whole number, 1 or more"),
                 ("base", _is_within(self.base, 0, math.inf), "0 or more seconds"),

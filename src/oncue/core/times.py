@@ -25,6 +25,14 @@ def finite(value: object) -> float | None:
         return None
 
 
+def shown(value: object) -> str:
+    """`value` in an error's text. Python writes out no whole number of more than some thousand digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a whole number of thousands of digits"
+
+
 def parse_duration(value: object) -> float:
     """Seconds from a number of them or a text (`90`, `1.5`, `250ms`, `5m`, `1m30s`, `7d`).
 
@@ -32,7 +40,7 @@ def parse_duration(value: object) -> float:
     """
     seconds = _seconds(value)
     if seconds is None or seconds < 0:
-        raise InvalidValueError(f"{value!r} is not a duration: expected {DURATION_FORM}")
+        raise InvalidValueError(f"{shown(value)} is not a duration: expected {DURATION_FORM}")
     return seconds
 
 
