@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from oncue.core.errors import InvalidValueError, LoadError, MissingExtraError
 from oncue.core.redact import redact_url
 from oncue.transports.base import Transport
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["open_transport", "schemes"]
 
@@ -39,7 +42,7 @@ async def open_transport(url: str) -> Transport:
 
 def schemes() -> list[str]:
     """The schemes that can be opened, those of other packages included."""
-    return sorted({*_OPENERS, *(point.name for point in entry_points(group=_GROUP))})
+    return sorted({*_OPENERS, *(point.name for point in _others())})
 
 
 def _scheme_of(url: str) -> str:
@@ -61,7 +64,7 @@ def _opener(scheme: str) -> Opener:
                 raise
             raise MissingExtraError(scheme, module.rpartition(".")[2]) from error
         return opener
-    for point in entry_points(group=_GROUP):
+    for point in _others():
         if point.name == scheme:
             return _load(point)
     known = schemes()
@@ -70,6 +73,13 @@ def _opener(scheme: str) -> Opener:
     close = get_close_matches(scheme, [*known, *_PLANNED], 1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise InvalidValueError(f"transport {scheme}: is an unknown scheme{hint}; known schemes: {', '.join(known)}")
+
+
+def _others() -> Iterable[EntryPoint]:
+    """The transports of other packages."""
+    from importlib.metadata import entry_points  # megabytes that a sidecar on a transport of ours does without
+
+    return entry_points(group=_GROUP)
 
 
 def _load(point: EntryPoint) -> Opener:
