@@ -18,7 +18,7 @@ setup: ## make or update .venv with everything the other words need
 	@python=$$(sh scripts/find-python) && "$$python" scripts/environments.py
 
 demo: setup ## run the main job: measure the source files of Python's own library
-	@$(BIN)/python examples/demo.py $(ARGS)
+	@$(BIN)/python examples/demo/demo.py $(ARGS)
 
 test: ## run the tests on every Python 3.11+ of this machine
 	@python=$$(sh scripts/find-python) && "$$python" scripts/test_all.py $(ARGS)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from commandline import URL
 
 from oncue.core.failure import Failure
 from oncue.results import Result, open_results
+from oncue.transports.sqlite.file import path_of
 
 STORE = "sqlite:///results.db"
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -91,3 +95,18 @@ def test_where_no_results_are_kept_it_says_how_to_keep_them(run, monkeypatch: py
         "oncue: no results are kept: the setting results is empty (give --results sqlite:///"
     )
     assert run("result", "list", "--results", STORE).exit_code == 0
+
+
+def test_where_results_are_kept_beside_the_queues_they_are_found_there(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(ended("a"))
+    monkeypatch.delenv("ONCUE_RESULTS")
+    assert [each["id"] for each in json.loads(run("--transport", STORE, "result", "list", "--json").stdout)] == ["a"]
+    assert run("--transport", STORE, "result", "show", "a").exit_code == 0
+
+
+def test_a_file_of_queues_without_results_is_left_as_it_is(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONCUE_RESULTS")
+    assert run("queue", "create", "mails").exit_code == 0
+    assert run("result", "list").exit_code == 2
+    with closing(sqlite3.connect(path_of(URL))) as connection:
+        assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'oncue_results'").fetchall()

@@ -41,7 +41,7 @@ def test_an_example_prints_what_stands_beside_it(program: Path, tmp_path: Path) 
 def test_the_numbers_have_no_gap_and_every_program_is_listed() -> None:
     assert [int(path.name[:2]) for path in NUMBERED] == list(range(1, len(NUMBERED) + 1))
     assert {path.stem for path in EXAMPLES.glob("*.out")} == {path.stem for path in NUMBERED}
-    listed = re.findall(r"\]\((.*?\.py)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
+    listed = re.findall(r"\]\(([^/]*?\.py)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"))
     assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 

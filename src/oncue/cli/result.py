@@ -28,13 +28,14 @@ from oncue.core.errors import InvalidEnvelopeError
 from oncue.core.settings import Settings
 from oncue.core.times import timestamp
 from oncue.results import STATUSES, Result, ResultStore, Status, open_results
+from oncue.results.sqlite import has_results, path_of
 
 results_option = click.option("--results", metavar="URL", help="Where results are kept, such as sqlite:///results.db.")
 
 
 @click.group(cls=Group)
 def result() -> None:
-    """List and show the results that are kept, where the setting `results` says so."""
+    """List and show the results that are kept, where the setting `results` says, or where `oncue up` keeps them."""
 
 
 @result.command("list")
@@ -68,13 +69,20 @@ def list_results(
 
 
 def _store(settings: Settings) -> ResultStore:
-    if not settings.results:
+    results = settings.results or _beside(settings)
+    if not results:
         raise Failed(
             "no results are kept: the setting results is empty",
             hint="give --results sqlite:///results.db, ONCUE_RESULTS, or results: in oncue.yaml",
             code=2,
         )
-    return open_results(settings.results, settings.result_retention)
+    return open_results(results, settings.result_retention)
+
+
+def _beside(settings: Settings) -> str:
+    """The file of the queues, where `oncue up` has kept results in it."""
+    is_file = settings.url.lower().startswith("sqlite:")
+    return settings.url if is_file and has_results(path_of(settings.url)) else ""
 
 
 async def _list(store: ResultStore, status: Status | None, limit: int, before: datetime | None) -> Sequence[Result]:

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from oncue.core.failure import Failure
 from oncue.results import Result, Status
 from oncue.transports.sqlite.file import connect, mapped_errors, path_of, prepare
 
-__all__ = ["SQLiteResults", "path_of"]
+__all__ = ["SQLiteResults", "has_results", "path_of"]
 
 _PURGE_EVERY = 60.0
 _PURGE_AT_ONCE = 10_000
@@ -139,6 +140,14 @@ class SQLiteResults:
                     return nothing
                 self._connection = _connect(self._path)
             return work(self._connection)
+
+
+def has_results(path: Path) -> bool:
+    """Whether results were ever kept in this file, which is not touched. Blocks; raises as the store's methods."""
+    if not path.exists():
+        return False
+    with mapped_errors(path), closing(connect(path)) as connection:
+        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'oncue_results'").fetchall())
 
 
 def _connect(path: Path) -> sqlite3.Connection:
