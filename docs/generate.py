@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from oncue.core.settings import describe
+from oncue.core.settings import Setting, SidecarSettings, describe
 from oncue.events import EVENTS, Event
 from oncue.transports.base import Features
 
@@ -46,9 +46,19 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def settings() -> str:
-    """The table of settings."""
+    """The table of the settings that all commands have."""
+    return _settings(describe())
+
+
+def sidecar_settings() -> str:
+    """The table of the settings that a sidecar alone has, or has another default for."""
+    common = set(describe())
+    return _settings([setting for setting in describe(SidecarSettings) if setting not in common])
+
+
+def _settings(found: Iterable[Setting]) -> str:
     rows = []
-    for setting in describe():
+    for setting in found:
         names = "<br>".join(f"`{variable}`" for variable in setting.variables)
         shown = setting.show(setting.default)
         default = f"`{shown}`" if shown else "nothing"
@@ -152,6 +162,7 @@ def errors() -> str:
 
 PAGES = {
     "settings": settings,
+    "sidecar-settings": sidecar_settings,
     "events": events,
     "capabilities": capabilities,
     "commands": commands,
