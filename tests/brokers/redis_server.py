@@ -18,11 +18,13 @@ _START = 20.0
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that was free a moment ago, and low enough for the nodes of a cluster, which use the one 10,000 above as well."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 55_000:
+            return port
 
 
 def binary() -> str:
@@ -39,10 +41,10 @@ def binary() -> str:
 class RedisServer:
     """One server. Its data outlive `stop` and `kill`, so that `start` goes on with them."""
 
-    def __init__(self, folder: Path, *options: str, fsync: str = "everysec", arguments: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, *options: str, fsync: str = "everysec") -> None:
         self.folder = folder
+        self.folder.mkdir(exist_ok=True)
         self.port = free_port()
-        self._arguments = arguments
         self._options = ["--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"]
         self._options += ["--appendfsync", fsync, "--loglevel", "warning", *options]
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,8 +62,7 @@ class RedisServer:
         """Return when it takes commands."""
         log = self.folder / "server.log"
         with log.open("ab") as output:
-            command = [binary(), *self._arguments, "--port", str(self.port), *self._options]
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, cwd=self.folder)
+            self._process = subprocess.Popen(self._command(), stdout=output, stderr=output, cwd=self.folder)
         until = time.monotonic() + _START
         while not self._answers():
             running = self._process.poll() is None
@@ -94,6 +95,9 @@ class RedisServer:
             )
             return connection.recv(65536)
 
+    def _command(self) -> list[str]:
+        return [binary(), "--port", str(self.port), *self._options]
+
     def _end(self, number: int) -> None:
         if self._process is not None:
             if self._process.poll() is None:
@@ -108,6 +112,23 @@ class RedisServer:
             return not self.command("PING").startswith(b"-LOADING")
         except OSError:
             return False
+
+
+class Sentinel(RedisServer):
+    """Watches over a primary under the name `main`, and makes a replica of it the next one when it is gone."""
+
+    def __init__(self, folder: Path, primary: RedisServer) -> None:
+        super().__init__(folder)
+        self._primary = primary
+
+    def _command(self) -> list[str]:
+        settings = self.folder / "sentinel.conf"
+        if not settings.exists():
+            settings.write_text(
+                f"port {self.port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {self._primary.port} 1\n"
+                "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+            )
+        return [binary(), str(settings), "--sentinel"]
 
 
 @pytest.fixture(scope="session")

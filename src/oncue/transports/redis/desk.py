@@ -100,7 +100,7 @@ class Desk:
         others.add(subscription)
 
     def leave(self, subscription: RedisSubscription) -> None:
-        """Forget it; the server is told with the next turn."""
+        """Forget it."""
         channel = subscription.channel
         others = self._subscriptions.get(channel, set())
         if subscription not in others:
@@ -110,6 +110,10 @@ class Desk:
             del self._subscriptions[channel]
             self._joins.append(Command((b"UNSUBSCRIBE", channel), self._heard))
         self._hungry.pop(subscription, None)
+        self.pass_on(subscription)
+
+    def pass_on(self, subscription: RedisSubscription) -> None:
+        """It does not wait any more; if it was told of a message, somebody else is to be told."""
         self._leaving.append(subscription)
         self.link.wake()
 
@@ -132,7 +136,7 @@ class Desk:
             if turn is None:
                 break
             self._under_way += 1
-            commands += self._commands_of(turn)
+            commands.append(self._command(turn))
         return commands
 
     def pushed(self, channel: bytes, data: bytes) -> None:
@@ -198,7 +202,13 @@ class Desk:
     def _ended(self, turn: Turn) -> Callable[[Any], None]:
         claims = [claim for claim in turn.claims if claim.most]
 
+        over = False
+
         def ended(answer: Any) -> None:
+            nonlocal over
+            if over:
+                return
+            over = True
             self._under_way -= 1
             if claims:
                 self._claiming = False
@@ -218,25 +228,31 @@ class Desk:
 
         return ended
 
-    def _commands_of(self, turn: Turn) -> list[Command]:
-        """The turn, and where that is asked for the wait until replicas have what it changed."""
+    def _command(self, turn: Turn) -> Command:
+        """The turn, which is over where that is asked for only when replicas have what it changed."""
         replicas = self.address.replicas
         ended = self._ended(turn)
         if not replicas or not (turn.deliveries or turn.settles):
-            return [Command(turn.args(), ended)]
-        answers: list[Any] = []
+            return Command(turn.args(), ended)
 
-        def confirmed(count: Any) -> None:
+        def confirmed(answer: Any, count: Any) -> None:
             if isinstance(count, Exception):
                 ended(count)
-            elif isinstance(answers[0], Exception) or count >= replicas:
-                ended(answers[0])
+            elif count >= replicas:
+                ended(answer)
             else:
                 shown = self.address.shown
                 ended(ConnectionLostError(f"{shown}: only {count} of {replicas} replicas have what was stored"))
 
-        wait = round(500 * self.address.timeout)
-        return [Command(turn.args(), answers.append), Command((b"WAIT", replicas, wait), confirmed)]
+        def answered(answer: Any) -> None:
+            if isinstance(answer, Exception):
+                ended(answer)
+                return
+            wait = round(500 * self.address.timeout)
+            self._commands.append(Command((b"WAIT", replicas, wait), lambda count: confirmed(answer, count)))
+            self.link.wake()
+
+        return Command(turn.args(), answered)
 
     def _tell(self, future: Future[Any]) -> Callable[[Any], None]:
         def tell(answer: Any) -> None:

@@ -249,7 +249,11 @@ class Link:
                 self._answer(self._pending.popleft(), answer)
 
     def _answer(self, command: Command, answer: Any) -> None:
-        command.done(answer)
+        try:
+            command.done(answer)
+        except Exception as error:
+            command.done(ConnectionLostError(f"{self.address.shown}: an answer that makes no sense: {error}"))
+            raise
         if isinstance(answer, theirs.MovedError):
             self._moved = (answer.host, answer.port)
         if isinstance(answer, _FATAL):

@@ -279,7 +279,11 @@ class RedisSubscription:
         """There is news in the queue, which this one was told `first` of, or only heard of; `due` says when there will be."""
         if first:
             self._waiting_there = False
-            self._want()
+            if self._waiters:
+                self._want()
+            else:  # nobody asks at the moment; the next `receive` looks again
+                self._active = False
+                self.desk.pass_on(self)
         elif self._waiting_there:
             self._look_in(
                 min(random.uniform(*_SECOND_LOOK), _SLOWEST_LOOK if due is None else due + 0.001), sooner=True

@@ -230,6 +230,10 @@ for i, each in ipairs(asked[2]) do settled[i] = settle(queue(KEYS[each[1]]), eac
 store(plans)
 for i, each in ipairs(asked[3]) do
   local q = queue(KEYS[each[1]])
+  if q and each[2] == 0 then  -- its turn is somebody else's
+    call('SREM', q.h, each[6])
+    if call('EXISTS', q.r) == 1 then q.offered = q.offered + 1 end
+  end
   claimed[i] = q and claim(q, each[2], each[3], each[4], each[5])
 end
 for _, q in pairs(opened) do
@@ -248,8 +252,6 @@ for i, each in ipairs(asked[3]) do
     else
       call('SREM', q.h, each[6])
     end
-  elseif q then
-    call('SREM', q.h, each[6])
   end
 end
 return {sent, settled, claimed}
