@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,3 +102,14 @@ def test_on_a_terminal_there_are_a_table_and_lines_behind_the_names_of_actors(mo
     assert "REPLICAS" in shown
     assert "\x1b[36mloud/1 |\x1b[0m said \\x1b[31mred" in shown
     assert "Stopped." in shown
+
+
+def test_colours_are_left_out_where_somebody_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONCUE_URL", URL)
+    monkeypatch.setenv("NO_COLOR", "1")
+    write(manifest("loud", "jobs.loud"), jobs="def loud(x):\n    print('said', x)\n")
+    assert oncue("send", "loud", "1").returncode == 0
+    code, shown = on_terminal("up", typed=b"\x03", until=b"1/1", columns=120)
+    assert code == 0, shown
+    assert "loud/1 | said 1" in shown
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,31 @@ def test_ctrl_c_finishes_what_has_begun_and_leaves_the_rest_in_the_queue() -> No
     with Up():
         eventually(lambda: len(results()) == 2)
     assert [each.split()[1] for each in notes("held")] == ["1", "2"]
+
+
+def test_what_does_not_finish_within_the_grace_period_goes_back_uncounted() -> None:
+    write(manifest("held", "jobs.held"))
+    with Up("--grace", "300ms") as up:
+        send("held", 1)
+        eventually(lambda: len(notes("held")) == 1)
+        assert up.end(signal.SIGTERM) == 0
+    assert depth("asya-held").ready == 1
+    Path("go").touch()
+    with Up() as up:
+        eventually(lambda: [each.status for each in results()] == ["succeeded"])
+        assert up.reports()["held"].errors == 0
+
+
+def test_metrics_and_health_are_served_where_one_asks_for_them() -> None:
+    write(manifest("echo", "jobs.echo"))
+    with Up("--metrics", "127.0.0.1:0") as up:
+        up.said("metrics.served")
+        address = next(line["address"] for line in up.records() if line["message"] == "metrics.served")
+        assert call("echo", 1) == 1
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            assert 'queue="asya-echo"' in answer.read().decode()
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=10) as answer:
+            assert answer.status == 200
 
 
 def test_a_second_signal_gives_back_at_once_what_has_begun() -> None:

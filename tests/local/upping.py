@@ -123,6 +123,10 @@ class Up:
     def read(self) -> str:
         return Path("up.out").read_text(encoding="utf-8")
 
+    def records(self) -> list[dict[str, Any]]:
+        """Its log, line by line."""
+        return [json.loads(line) for line in self.log.splitlines()]
+
     def said(self, text: str, times: int = 1) -> None:
         """Wait until its log has `text` so often."""
         eventually(lambda: self.log.count(text) >= times, self.read)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from oncue.core.errors import ConnectionLostError, QueueMismatchError, QueueNotFoundError
+from oncue.core.errors import ConnectionLostError, QueueMismatchError, QueueNotFoundError, TransportClosedError
 from oncue.core.redact import redact_url
 from oncue.core.retry import RetryPolicy
 from oncue.core.settings import Settings
@@ -49,7 +49,6 @@ _WATCH = 0.5
 _ENDS_GRACE = 5.0
 """Seconds that the end actors get to finish, after all others."""
 _BACK_OFF = RetryPolicy(max_attempts=1, base=0.2, factor=2.0, cap=15.0)
-_AWAY = (ConnectionLostError, QueueNotFoundError)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,6 +259,8 @@ class Local:
             _log.debug("the depth of queue %s is not known now: %s", queue, error)
         except QueueNotFoundError:
             await self._transport.declare(QueueSpec(name=queue))
+        except TransportClosedError:
+            _log.debug("the depth of queue %s is not asked for any more", queue)
         return None
 
     # Watching
