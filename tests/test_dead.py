@@ -388,7 +388,8 @@ def test_a_redrive_that_is_cancelled_at_any_moment_loses_and_doubles_none(which:
     async def scenario(steps: int) -> bool:
         transport = await _memory()
         await bury(transport, range(80))
-        sweep = asyncio.create_task(redrive(transport, "q-dlq", which))
+        told = [0]
+        sweep = asyncio.create_task(redrive(transport, "q-dlq", which, progress=told.append))
         for _ in range(steps):
             await asyncio.sleep(0)
         ended = sweep.done()
@@ -396,6 +397,7 @@ def test_a_redrive_that_is_cancelled_at_any_moment_loses_and_doubles_none(which:
         await asyncio.gather(sweep, return_exceptions=True)
         there, back = await ids(transport, "q-dlq"), await ids(transport, "q")
         assert sorted(there + back) == sorted(map(str, range(80)))
+        assert told[-1] == len(back)
         assert ended or sweep.cancelled()
         async with transport.subscribe("q-dlq", prefetch=100) as subscription:
             assert {(await subscription.receive()).attempt for _ in there} <= {1}
@@ -413,14 +415,34 @@ async def test_a_redrive_on_sqlite_that_is_cancelled_loses_and_doubles_none(mill
     await transport.declare(QueueSpec(name="q"))
     await transport.declare(QueueSpec(name="q-dlq"))
     await bury(transport, range(400))
+    told = [0]
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(millis / 1000):
-            await redrive(transport, "q-dlq")
+            await redrive(transport, "q-dlq", progress=told.append)
             raise TimeoutError
     there, back = await ids(transport, "q-dlq"), await ids(transport, "q")
     assert sorted(there + back) == sorted(map(str, range(400)))
+    assert told[-1] == len(back)
     assert (await redrive(transport, "q-dlq")).count == len(there)
     await transport.close()
+
+
+@pytest.mark.parametrize(("lag", "heard"), [(2.0, 64), (60.0, 0)])
+def test_a_sweep_that_is_cancelled_hears_what_became_of_what_was_under_way_if_it_comes_soon(
+    lag: float, heard: int
+) -> None:
+    async def scenario() -> None:
+        transport = UnreliableTransport(await _memory())
+        await bury(transport, range(100))
+        transport.settling.lag = lag
+        told, began = [0], asyncio.get_running_loop().time()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await redrive(transport, "q-dlq", progress=told.append)
+        assert (told[-1], len(await ids(transport, "q"))) == (heard, 64)
+        assert asyncio.get_running_loop().time() - began < 7.0
+
+    run_in_virtual_time(scenario())
 
 
 @pytest.mark.parametrize("where", ["settling", "receiving"])

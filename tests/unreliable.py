@@ -27,6 +27,7 @@ class Faults:
     def __init__(self) -> None:
         self.plan: deque[Fault | None] = deque()
         self.latency = 0.0
+        self.lag = 0.0  # how long the answer to an acknowledgement that was done is under way
         self.asked = 0
 
     def add(self, error: TransportError, times: int = 1, *, done: bool = False) -> None:
@@ -61,6 +62,8 @@ class UnreliableLease:
     async def ack(self, *sends: Send) -> None:
         fault = await self._faults.meet()
         await self._lease.ack(*sends)
+        if self._faults.lag:
+            await asyncio.sleep(self._faults.lag)
         _answer(fault)
 
     async def nack(self, *, delay: float = 0.0) -> None:

@@ -50,6 +50,8 @@ _WINDOW = 64
 _IDLE = 1.0
 _PATIENCE = 5
 """After this many times _IDLE seconds without a letter, what the depth still shows is taken to be somebody else's."""
+_LAST_WORDS = 5.0
+"""Seconds for which a sweep that is cancelled waits for what it has asked the transport to do."""
 _SUSPECT = 2
 """A letter that was handed out more often may be one of those of which a subscription holds a single one."""
 
@@ -215,7 +217,8 @@ async def redrive(
 
     Takes at most as many as were there at the start, so a letter that dies again meanwhile does not go round and round.
     Each one leaves the dead letters together with its arrival in its queue where the transport's acks are atomic, else
-    after it. Cancelling it, or an error, loses none: what was not yet put back stays, uncounted.
+    after it. Cancelling it, or an error, loses none: what was not yet put back stays, uncounted. A first cancellation
+    lets what is being settled end, for some seconds, so that `progress` has heard of all that went.
     What does not match is held meanwhile, or, where earlier sweeps were killed while they held it, delayed by one lease.
     `progress` must not raise.
     """
@@ -268,6 +271,7 @@ class _Sweep:
         self._held: list[Lease] = []
         self._refused: dict[str, str] = {}
         self._gave_up = False
+        self._settling: set[asyncio.Task[None]] = set()
         self._broken: TransportError | None = None
 
     async def run(self) -> Swept:
@@ -292,27 +296,40 @@ class _Sweep:
         return next((spec.lease for spec in specs if spec.name == self._queue), QueueSpec(name=self._queue).lease)
 
     async def _drain(self, subscription: Subscription, present: int | None, window: int) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                await self._hand_out(subscription, present, window, tasks)
+                await _ended(self._settling)
+            except asyncio.CancelledError:
+                # What was asked for happens all the same, and the count should know of it.
+                await _ended(self._settling, _LAST_WORDS)
+                raise
+
+    async def _hand_out(
+        self, subscription: Subscription, present: int | None, window: int, tasks: asyncio.TaskGroup
+    ) -> None:
         room = asyncio.Semaphore(window)
         received = 0
-        async with asyncio.TaskGroup() as tasks:
-            while self._broken is None and received != present and self._matched != self._limit:
-                await room.acquire()
-                try:
-                    lease = await self._receive(subscription)
-                except TransportError as error:
-                    self._broken = error
-                    return
-                if lease is None:
-                    return
-                received += 1
-                letter = DeadLetter.parse(self._queue, lease.message)
-                if self._which.matches(letter) and not self._died_again(letter, present):
-                    self._matched += 1
-                    self._taken.add(letter.id)
-                    tasks.create_task(self._settle(lease, letter, subscription, room, window))
-                else:
-                    await self._set_aside(lease, subscription, window)
-                    room.release()
+        while self._broken is None and received != present and self._matched != self._limit:
+            await room.acquire()
+            try:
+                lease = await self._receive(subscription)
+            except TransportError as error:
+                self._broken = error
+                return
+            if lease is None:
+                return
+            received += 1
+            letter = DeadLetter.parse(self._queue, lease.message)
+            if self._which.matches(letter) and not self._died_again(letter, present):
+                self._matched += 1
+                self._taken.add(letter.id)
+                task = tasks.create_task(self._settle(lease, letter, subscription, room, window))
+                self._settling.add(task)
+                task.add_done_callback(self._settling.discard)
+            else:
+                await self._set_aside(lease, subscription, window)
+                room.release()
 
     async def _receive(self, subscription: Subscription) -> Lease | None:
         """The next lease, or None when others have taken the rest, or nothing comes though there is more."""
@@ -372,3 +389,9 @@ class _Sweep:
                 id(lease) for lease, result in zip(held, results, strict=True) if isinstance(result, LeaseLostError)
             }
             self._held = [lease for lease in self._held if id(lease) not in lost]
+
+
+async def _ended(tasks: set[asyncio.Task[None]], within: float | None = None) -> None:
+    """Return when all of `tasks` have ended, or `within` seconds are over."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=within)

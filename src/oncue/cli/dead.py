@@ -311,5 +311,6 @@ def _question(present: dict[str, int | None], which: DeadFilter, limit: int | No
 
 
 def _say_how_far(done: str, queue: str, bar: Progress, error: BaseException) -> None:
+    bar.stop()
     how = "interrupted" if isinstance(error, asyncio.CancelledError) else "ended early"
     say(f"{how}: {done.lower()} {plural(bar.count, 'dead letter')} of {queue}; the others stay where they were")

@@ -9,11 +9,12 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Call it with how many are done so far; `count` is the last such number."""
+    """Call it with how many are done so far; `count` is the last such number. Once stopped it is gone from the screen."""
 
     count: int
 
     def __call__(self, done: int) -> None: ...
+    def stop(self) -> None: ...
 
 
 class _Count:
@@ -22,6 +23,9 @@ class _Count:
 
     def __call__(self, done: int) -> None:
         self.count = done
+
+    def stop(self) -> None:
+        """Nothing is shown, so there is nothing to take away."""
 
 
 class _Bar(_Count):

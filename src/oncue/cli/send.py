@@ -173,16 +173,16 @@ async def _send_lines(loaded: Loaded, order: Order, *, wait: bool, skip_invalid:
         faults = Faults()
         if skip_invalid:
             payloads = _payloads(file, faults)
-            if wait:
-                failed = await _call_all(transport, loaded, order, payloads, None)
-            else:
-                failed = 0
+            try:
+                if wait:
+                    return await _call_all(transport, loaded, order, payloads, None)
                 with progress_bar(f"Sending to {order.actor}", None) as bar:
                     await _send_batches(transport, order, compose, payloads, bar)
                 click.echo(f"Sent {plural(bar.count, 'message')} to {order.actor}.", err=True)
-            for fault in faults.texts():
-                say(f"{fault}; left out")
-            return failed
+                return 0
+            finally:
+                for fault in faults.texts():
+                    say(f"{fault}; left out")
         async with checked(file) as found:
             if found.faults.count:
                 for fault in found.faults.texts():
@@ -249,6 +249,7 @@ async def _send_batches(
         if sending is not None:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
+        bar.stop()
         how = "interrupted" if isinstance(error, asyncio.CancelledError) else "ended early"
         unknown = f", and perhaps some of the next {on_the_way}" if on_the_way else ""
         say(f"{how}: {plural(sent, 'message')} sent to {order.actor}{unknown}")
