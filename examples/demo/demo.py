@@ -27,6 +27,8 @@ import report
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from oncue.local.state import ask, find
+
 HERE = Path(__file__).parent
 ACTORS = ("find", "measure", "summarise")
 VICTIM = "measure"
@@ -97,17 +99,20 @@ class Up:
             raise DemoError(f"oncue up has ended with {self.process.returncode}; its log is {self.log}")
 
     def counts(self) -> Counts:
-        """How it is at this moment, as `oncue ps` says."""
+        """How it is at this moment, as `oncue ps` would show."""
         self.check()
-        actors = {each["name"]: each for each in json.loads(call("ps", "--json", folder=self.folder))}
-        failed = actors["error-end"]["done"]
-        left = sum(each[place] for each in actors.values() for place in ("ready", "leased", "delayed"))
-        replicas = {name: actors[name]["replicas"] for name in ACTORS}
-        return Counts(actors["happy-end"]["done"] + failed, failed, left, actors[VICTIM]["errors"], replicas)
+        running = find(self.folder / ".oncue")
+        if running is None:
+            raise DemoError(f"oncue up has ended; its log is {self.log}")
+        actors = {each.name: each for each in ask(running)}
+        failed = actors["error-end"].done or 0
+        left = sum((each.ready or 0) + (each.leased or 0) + (each.delayed or 0) for each in actors.values())
+        replicas = {name: actors[name].replicas for name in ACTORS}
+        return Counts((actors["happy-end"].done or 0) + failed, failed, left, actors[VICTIM].errors or 0, replicas)
 
     def workers(self, actor: str) -> list[tuple[int, str]]:
         """The processes that run the handler of an actor, each with the name of its replica."""
-        listing = ["ps", "-A", "-o", "pid=,ppid=,args="]
+        listing = ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="]
         listed = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
         rows = [line.split(None, 2) for line in listed]
         parents = {pid for pid, parent, _ in rows if int(parent) == self.process.pid}
@@ -201,7 +206,7 @@ def work(folder: Path, library: Path, total: int) -> tuple[bool, int]:
                 raise DemoError(f"no progress for {PATIENCE:.0f} seconds; the log is {up.log}")
             if not killed and counts.ended > total * KILL_AFTER and counts.replicas[VICTIM]:
                 killed = kill(up, show)
-            time.sleep(0.2)
+            time.sleep(0.1)
             counts = up.counts()
         show.update(counts)
         show.say("every queue is empty, and no actor has a process any more")
@@ -246,7 +251,7 @@ def launch(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--library", type=Path, default=Path(sysconfig.get_path("stdlib")), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     folder = options.folder.resolve()
-    if folder.exists() and json.loads(call("ps", "--json", folder=folder)):
+    if find(folder / ".oncue") is not None:
         raise DemoError(f"another runs in {folder}; `oncue down` there ends it")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -25,7 +25,7 @@ def library(tmp_path: Path) -> Path:
     folder = tmp_path / "library"
     for package in PACKAGES:
         shutil.copytree(STANDARD_LIBRARY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for copy in range(35):
+    for copy in range(15):
         shutil.copytree(folder / "email", folder / f"email{copy}")
     (folder / "broken.py").write_text("def half(:\n", encoding="utf-8")
     (folder / "latin.py").write_bytes(b"name = '\xe4'\n")
@@ -34,7 +34,7 @@ def library(tmp_path: Path) -> Path:
 
 def processes_of(supervisor: int) -> list[str]:
     """The command lines of what this `oncue up` has started and that still runs."""
-    listed = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if f"tied.py {supervisor} " in line]
 
 
