@@ -96,6 +96,29 @@ async def test_many_puts_at_once_are_all_stored(tmp_path: Path) -> None:
     await other.close()
 
 
+async def test_what_cannot_be_stored_keeps_nothing_else_that_is_put_at_the_same_time_from_it(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    strange = result("half a character \ud800")
+    puts = [store.put(each) for each in (*map(result, "abc"), strange, *map(result, "def"))]
+    outcomes = await asyncio.gather(*puts, return_exceptions=True)
+    assert [type(each) for each in outcomes if each is not None] == [UnicodeEncodeError]
+    assert sorted(each.id for each in await store.list()) == list("abcdef")
+    await store.close()
+
+
+async def test_a_put_that_is_cancelled_leaves_the_others_alone(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    puts = [asyncio.create_task(store.put(result(str(number)))) for number in range(40)]
+    await asyncio.sleep(0)
+    for task in puts[::3]:
+        task.cancel()
+    await asyncio.gather(*puts, return_exceptions=True)
+    there = {each.id for each in await store.list()}
+    assert there >= {str(number) for number in range(40) if number % 3}
+    await store.put(result("later"))
+    await store.close()
+
+
 async def test_a_put_of_a_process_that_is_killed_right_after_it_is_there(tmp_path: Path) -> None:
     program = f"""
 import asyncio, os, signal, sys

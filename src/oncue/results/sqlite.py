@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from oncue.core.errors import TransportClosedError
+from oncue.core.errors import ConnectionLostError, TransportClosedError
 from oncue.core.failure import Failure
 from oncue.results import Result, Status
 from oncue.transports.sqlite.file import connect, mapped_errors, path_of, prepare
@@ -25,6 +25,7 @@ _PURGE_EVERY = 60.0
 _PURGE_AT_ONCE = 10_000
 
 _T = TypeVar("_T")
+_Row = tuple[Any, ...]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS oncue_results (
@@ -52,8 +53,8 @@ _COLUMNS = "id, status, actor, finished_at, parent_id, failure, envelope"
 class SQLiteResults:
     """A `ResultStore` in a table of an SQLite file, which may be the file of the queues.
 
-    Its work is done in threads, one piece at a time, over a connection of its own. Reading where there is no file yet
-    finds nothing and makes none.
+    Its work is done in threads, one piece at a time, over a connection of its own. What is put while a transaction is
+    written is stored in the next one, all together. Reading where there is no file yet finds nothing and makes none.
     """
 
     def __init__(self, path: Path, retention: float) -> None:
@@ -63,6 +64,8 @@ class SQLiteResults:
         self._connection: sqlite3.Connection | None = None
         self._closed = False
         self._purged_at = 0.0
+        self._waiting: list[tuple[_Row, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def put(self, result: Result) -> None:
         failure = None if result.failure is None else msgspec.json.encode(result.failure)
@@ -75,7 +78,11 @@ class SQLiteResults:
             failure,
             result.envelope,
         )
-        await asyncio.to_thread(self._put, row)
+        stored = asyncio.get_running_loop().create_future()
+        self._waiting.append((row, stored))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
+        await stored
 
     async def get(self, id: str) -> Result | None:
         rows = await self._rows(f"SELECT {_COLUMNS} FROM oncue_results WHERE id = ?", (id,))
@@ -95,6 +102,8 @@ class SQLiteResults:
 
     async def close(self) -> None:
         await asyncio.to_thread(self._close)
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
 
     async def _rows(self, query: str, parameters: tuple[Any, ...]) -> Sequence[Result]:
         def read(connection: sqlite3.Connection) -> Sequence[Result]:
@@ -102,8 +111,43 @@ class SQLiteResults:
 
         return await asyncio.to_thread(self._with, read, (), reading=True)
 
-    def _put(self, row: tuple[Any, ...]) -> None:
-        self._with(lambda connection: connection.execute(_PUT, row), None)
+    async def _write(self) -> None:
+        """Store what waits, and what comes meanwhile, until nothing waits."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            error = await self._stored([row for row, _ in batch])
+            if error is None or len(batch) == 1 or isinstance(error, ConnectionLostError | TransportClosedError):
+                errors = [error] * len(batch)
+            else:  # one of them cannot be stored, and the others are not to blame
+                errors = [await self._stored([row]) for row, _ in batch]
+            for (_, stored), reason in zip(batch, errors, strict=True):
+                if stored.done():  # cancelled
+                    continue
+                if reason is None:
+                    stored.set_result(None)
+                else:
+                    stored.set_exception(reason)
+
+    async def _stored(self, rows: Sequence[_Row]) -> Exception | None:
+        """Why `rows` could not be stored; None when all are."""
+        try:
+            await asyncio.to_thread(self._put, rows)
+        except Exception as error:
+            return error
+        return None
+
+    def _put(self, rows: Sequence[_Row]) -> None:
+        def store(connection: sqlite3.Connection) -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                connection.executemany(_PUT, rows)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+        self._with(store, None)
         if time.monotonic() - self._purged_at > _PURGE_EVERY:
             self._purge()
 
