@@ -17,8 +17,8 @@ PAGES = ["README.md", "docs/quickstart.md", "docs/index.md"]
 ELSEWHERE = {"python3 -m venv .venv", ". .venv/bin/activate", "pip install oncue", "make demo", "make test"}
 """Commands that make the environment these tests run in, or run them; a fresh clone shows that they work."""
 
-BLOCK = re.compile(r"^```(?P<kind>console|python|text)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-SAVED = re.compile(r"Save this as `(?P<name>\w+\.py)`")
+BLOCK = re.compile(r"^```(?P<kind>console|python|text|yaml)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+SAVED = re.compile(r"[Ss]ave this as `(?P<name>\w+\.(py|yaml))`")
 WORKER = re.compile(r"oncue run [\w:]+")
 UUID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 AGE = re.compile(r"(?<=\s)(now|\d+s)(?=\s)")
@@ -41,7 +41,7 @@ def steps(text: str, folder: Path) -> list[Step]:
             found += [Step(*each.split("\n", 1)) for each in commands]
         elif match["kind"] == "text" and found:
             found[-1] = found[-1]._replace(shown=match["text"])
-        elif match["kind"] == "python":
+        elif match["kind"] in {"python", "yaml"}:
             saved = SAVED.search("\n".join(around))
             name = saved["name"] if saved else f"program_{match.start()}.py"
             (folder / name).write_text(match["text"], encoding="utf-8")
