@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from oncue.core.errors import InvalidPayloadError, InvalidResultError
+from oncue.core.errors import ConfigError, InvalidPayloadError, InvalidResultError
 from oncue.workloads.values import reader, write
 
 pydantic = pytest.importorskip("pydantic", reason="pydantic is not installed")
@@ -63,6 +64,13 @@ def test_a_bad_field_is_named_by_its_path_and_its_value_is_not_shown(annotation:
     with pytest.raises(InvalidPayloadError, match=path) as caught:
         reader(annotation)(Raw(text.encode()))
     assert "secret" not in str(caught.value)
+
+
+def test_a_model_beside_a_type_that_nobody_can_read_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"a payload cannot be .*Pet \| .*socket: Unable to generate pydantic-core schema"
+    ):
+        reader(Pet | socket.socket)
 
 
 def test_a_model_becomes_json_and_its_nan_is_noticed() -> None:

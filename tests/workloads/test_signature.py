@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+from msgspec import Raw
 
 import oncue
 from oncue import Context
 from oncue.core.errors import ConfigError
 from oncue.workloads.signature import place_of, read_signature
+from oncue.workloads.values import reader
 
 if TYPE_CHECKING:
     from oncue.context import Context as Unseen
@@ -178,3 +180,31 @@ def test_the_place_of_anything_callable_can_be_told() -> None:
     assert __file__ in place_of(Object())
     assert place_of(len) == "len"
     assert "two" in place_of(functools.partial(two, 1))
+
+
+class Stranger:
+    pass
+
+
+@pytest.mark.parametrize("annotation", [Stranger, list[Stranger], list[int] | set[int]])
+def test_a_payload_that_json_cannot_be_read_into_is_refused_with_the_place_of_the_function(annotation: Any) -> None:
+    def handler(payload: annotation) -> None: ...
+
+    with pytest.raises(ConfigError, match=rf"handler \({__file__}:\d+\): a payload cannot be "):
+        read_signature(handler)
+
+
+@dataclass
+class Tree:
+    fruit: Fruit  # noqa: F821  # it is defined once the handler is there
+
+
+def test_a_payload_may_hold_a_class_that_is_defined_later() -> None:
+    def handler(tree: Tree) -> None: ...
+
+    signature = read_signature(handler)
+    globals()["Fruit"] = Photo
+    try:
+        assert reader(signature.payload)(Raw(b'{"fruit": {"path": "p"}}')) == Tree(Photo("p"))
+    finally:
+        del globals()["Fruit"]

@@ -102,12 +102,12 @@ def test_a_payload_of_another_type_is_refused_with_the_path_of_the_bad_field(
 
 
 @pytest.mark.parametrize("annotation", [Stranger, list[Stranger], dict[str, Stranger | None], tuple[int, Stranger]])
-def test_a_type_that_json_cannot_be_read_into_is_refused_when_the_actor_is_made(annotation: Any) -> None:
+def test_a_type_that_json_cannot_be_read_into_is_refused(annotation: Any) -> None:
     with pytest.raises(ConfigError, match="Stranger is no type that JSON can be read into"):
         reader(annotation)
 
 
-def test_an_ambiguous_union_is_refused_when_the_actor_is_made() -> None:
+def test_an_ambiguous_union_is_refused() -> None:
     with pytest.raises(ConfigError, match="more than one array-like"):
         reader(list[int] | set[int])
 

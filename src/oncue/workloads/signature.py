@@ -13,6 +13,7 @@ import msgspec
 
 from oncue.context import Context
 from oncue.core.errors import ConfigError
+from oncue.workloads.values import reader
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -32,7 +33,7 @@ class Signature(msgspec.Struct, frozen=True):
 def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any] | None = None) -> Signature:
     """Read what `function` takes; annotations that are texts may also name what is in `local_names`.
 
-    Raise `ConfigError` with the reason when it cannot be called with one payload.
+    Raise `ConfigError` with the reason when it cannot be called with one payload, or no JSON could be one.
     """
     if not callable(function):
         raise ConfigError(f"{function!r} cannot be called: an actor is made of a function")
@@ -47,6 +48,7 @@ def read_signature(function: Callable[..., Any], local_names: Mapping[str, Any] 
     annotation = _resolve(function, payload, local_names, where)
     if annotation is Context:
         raise ConfigError(f"{where}: the first parameter is the payload, the Context comes second")
+    _check_readable(annotation, where)
     context = _context(function, rest, local_names, where)
     bind: Callable[[Any, Context], Any]
     if context is None:
@@ -135,6 +137,15 @@ def _resolve(
         raise ConfigError(
             f"{where}: the annotation {parameter.annotation!r} of {parameter.name!r} cannot be evaluated: {error}"
         ) from error
+
+
+def _check_readable(annotation: Any, where: str) -> None:
+    try:
+        reader(annotation)
+    except ConfigError as error:
+        if isinstance(error.__cause__, NameError):
+            return  # a class that is defined further below; it is looked for again when the worker starts
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _evaluate(function: Callable[..., Any], parameter: Parameter, local_names: Mapping[str, Any] | None) -> Any:

@@ -29,7 +29,11 @@ def reader(annotation: Any) -> Read:
         return _guarded(msgspec.json.Decoder().decode)
     models = _pydantic()
     if models is not None and _mentions_model(annotation, models):
-        return _model_reader(annotation, models)
+        try:
+            return _model_reader(annotation, models)
+        except (models.PydanticUserError, NameError) as error:
+            first = str(error).partition("\n")[0]
+            raise ConfigError(f"a payload cannot be {_name(annotation)}: {first}") from error
     try:
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(annotation, dec_hook=_read_foreign)
         strangers = list(_strangers(annotation))
