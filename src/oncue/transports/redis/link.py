@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+from hiredis import PushNotification
 from redis import exceptions as theirs
 from redis.asyncio import Connection, SSLConnection
 
@@ -241,7 +242,7 @@ class Link:
                     raise
                 self._answer(self._pending.popleft(), error)
                 continue
-            if not _is_push(answer):
+            if not isinstance(answer, PushNotification):
                 self._answer(self._pending.popleft(), answer)
             elif answer[0] == b"message":
                 self._owner.pushed(answer[1], answer[2])
@@ -289,10 +290,6 @@ class Link:
             command.done(error)
         self._pending.clear()
         self._again.clear()
-
-
-def _is_push(answer: Any) -> bool:
-    return type(answer).__name__ == "PushNotification"
 
 
 def _nothing(_: Any) -> None:
