@@ -178,7 +178,7 @@ def test_a_queue_with_other_settings_ends_it_and_says_what_to_do() -> None:
         assert worker.end() == 1
         assert worker.errors == [
             "oncue: queue 'asya-greet' exists with other settings: lease is 5.0, asked 60.0 "
-            "(change the actor back, or remove the queue with: oncue queue delete asya-greet)"
+            "(give the actor what the queue has, or, once it is empty, remove it: oncue queue delete asya-greet)"
         ]
 
 

@@ -188,8 +188,9 @@ class Stranger:
 
 @pytest.mark.parametrize("annotation", [Stranger, list[Stranger], list[int] | set[int]])
 def test_a_payload_that_json_cannot_be_read_into_is_refused_with_the_place_of_the_function(annotation: Any) -> None:
-    def handler(payload: annotation) -> None: ...
+    def handler(payload) -> None: ...
 
+    handler.__annotations__["payload"] = annotation
     with pytest.raises(ConfigError, match=rf"handler \({__file__}:\d+\): a payload cannot be "):
         read_signature(handler)
 

@@ -93,7 +93,7 @@ def hint_for(error: Exception) -> str:
         case errors.QueueNotFoundError():
             return "oncue queue list shows what there is"
         case errors.QueueMismatchError():
-            return f"change the actor back, or remove the queue with: oncue queue delete {error.queue}"
+            return f"give the actor what the queue has, or, once it is empty, remove it: oncue queue delete {error.queue}"
         case errors.CallTimeoutError():
             return "is a worker running? The message is still in its queue or in work"
         case _:
