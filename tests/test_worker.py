@@ -191,7 +191,7 @@ def test_a_queue_with_other_settings_ends_it_and_says_what_to_do() -> None:
         (APP, ["--processes", "0"], "oncue: command line: --processes is '0', expected a whole number from 1 to 1024"),
         (APP, ["--metrics", "here"], "oncue: command line: --metrics is 'here', expected HOST:PORT"),
         (APP, ["--metrics", "203.0.113.1:9"], "oncue: metrics and health cannot be served on 203.0.113.1:9: "),
-        (APP, ["--results", "s3://bucket"], "oncue: result store 's3://bucket': expected 'sqlite:///"),
+        (APP, ["--results", "ftp://bucket"], "oncue: result store 'ftp://bucket': expected 'sqlite:///"),
         ("from oncue import App\napp = App('kafka://h')\n@app.actor\ndef a(x): ...\n", [], "oncue: transport kafka: is not in this release yet"),
     ],
 )  # fmt: skip

@@ -93,7 +93,9 @@ def hint_for(error: Exception) -> str:
         case errors.QueueNotFoundError():
             return "oncue queue list shows what there is"
         case errors.QueueMismatchError():
-            return f"give the actor what the queue has, or, once it is empty, remove it: oncue queue delete {error.queue}"
+            return (
+                f"give the actor what the queue has, or, once it is empty, remove it: oncue queue delete {error.queue}"
+            )
         case errors.CallTimeoutError():
             return "is a worker running? The message is still in its queue or in work"
         case _:
