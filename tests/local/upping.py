@@ -96,20 +96,28 @@ class Up:
                 [*WORDS, "up", *self._words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=environment(**self._environ), start_new_session=True,
             )  # fmt: skip
-        eventually(lambda: "up.started" in self.log or self.process.poll() is not None, self.read)
-        assert self.process.poll() is None, self.log
-        running = find(Path(".oncue"))
-        assert running is not None
+        try:
+            eventually(lambda: "up.started" in self.log or self.process.poll() is not None, self.read)
+            assert self.process.poll() is None, self.log
+            running = find(Path(".oncue"))
+            assert running is not None
+        except BaseException:
+            self.process.kill()
+            raise
         self.sockets = Path(running.sockets)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.process.poll() is None:
-            code = self.end(signal.SIGTERM if kind is None else signal.SIGKILL)
-            assert kind is not None or code == 0, self.log
-        if kind is None:
+        try:
+            if kind is not None:
+                return
+            if self.process.poll() is None:
+                assert self.end(signal.SIGTERM) == 0, self.log
             assert self.sockets is None or not self.sockets.exists()
             eventually(lambda: not children_of(self.process.pid), lambda: str(children_of(self.process.pid)))
+        finally:
+            self.process.kill()
+            self.process.wait()
 
     def end(self, number: signal.Signals) -> int:
         """Send it this signal and wait for its end."""
