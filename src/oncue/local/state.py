@@ -185,7 +185,7 @@ def _locked(file: int) -> bool:
 def _read(home: Path) -> Running | None:
     try:
         return _decode((home / _FILE).read_bytes())
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
 
 
