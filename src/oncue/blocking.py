@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from oncue.context import Named
-from oncue.core.errors import ConfigError
+from oncue.core.errors import ConfigError, TransportClosedError
 
 if TYPE_CHECKING:
     from oncue.app import App
@@ -143,13 +143,24 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _wait(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
-    """What `work` returns in `loop`; interrupted, as by Ctrl-C, it is cancelled there before the interruption goes on."""
-    future = asyncio.run_coroutine_threadsafe(work, loop)
+    """What `work` returns in `loop`; interrupted, as by Ctrl-C, it is cancelled there before the interruption goes on.
+
+    Raise `TransportClosedError` when another thread closes the app meanwhile.
+    """
+    try:
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError:  # the loop is closed
+        work.close()
+        raise TransportClosedError from None
     try:
         # In slices, since a signal that comes just before a thread falls asleep does not wake it.
         while not futures.wait([future], _SLICE).done:
-            continue
+            if loop.is_closed():
+                work.close()
+                raise TransportClosedError
         return future.result()
+    except futures.CancelledError:
+        raise TransportClosedError from None
     except BaseException:
         future.cancel()
         raise
