@@ -68,6 +68,8 @@ async def main() -> None:
     transport = await open_transport(os.environ["ONCUE_URL"])
     for queue in (f"asya-{NAME}", "asya-happy-end", "asya-error-end"):
         await transport.declare(QueueSpec(name=queue))
+    while not SOCKET.with_name("runtime-ready").exists():
+        await asyncio.sleep(0.05)
     async with transport.subscribe(f"asya-{NAME}", prefetch=1) as subscription:
         print("working", flush=True)
         while True:

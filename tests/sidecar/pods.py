@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -64,8 +65,14 @@ class Pod:
         child = self._begin([*program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.sidecar = Worker(child)
         if ready:
-            self.address = self.sidecar.log("sidecar.started")["metrics"]
-            self.sidecar.log("pump.started")
+            try:
+                self.address = self.sidecar.log("sidecar.started")["metrics"]
+                self.sidecar.log("pump.started")
+            except queue.Empty:
+                here = sorted(path.name for path in self.folder.iterdir())
+                raise AssertionError(
+                    f"not started: {self.sidecar.logs} {self.sidecar.errors} {here} {self.runtime.poll()}"
+                ) from None
         return self.sidecar
 
     def start(self) -> Worker:
@@ -135,6 +142,7 @@ class Queues:
         return [json.loads(message.body) for message in self.messages(actor, count)]
 
     def messages(self, actor: str, count: int) -> list[Message]:
+        """As `take`, but the messages themselves."""
         return self._run(lambda transport: _take(transport, f"asya-{actor}", count))
 
     def depth(self, actor: str) -> int:

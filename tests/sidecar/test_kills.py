@@ -10,7 +10,9 @@ from collections import Counter
 import pytest
 from sidecar.pods import ASYAS, OURS, Pod, Queues, envelope, kill, pod, running, until, workers_of
 
-QUICK = {"ONCUE_LEASE": "1s", "ONCUE_BACKOFF": "20ms", "ONCUE_BACKOFF_CAP": "200ms", "ONCUE_CRASH_ATTEMPTS": "30"}
+QUICK = {"ONCUE_BACKOFF": "20ms", "ONCUE_BACKOFF_CAP": "200ms", "ONCUE_CRASH_ATTEMPTS": "30"}
+SHORT = {**QUICK, "ONCUE_LEASE": "2s"}
+"""Where sidecars are killed, what they held has to come back soon."""
 
 
 def ids(queues: Queues, actor: str) -> list[str]:
@@ -56,7 +58,7 @@ def test_whoever_is_killed_every_message_ends_once(url: str, queues: Queues, run
     sent = {f"m{number}" for number in range(400)}
     failing = {f"m{number}" for number in range(0, 400, 40)}
     bodies = [envelope(id, {"do": "fail" if id in failing else "pause", "seconds": 0.02}) for id in sorted(sent)]
-    with running(url, runtime=runtime, ONCUE_CONCURRENCY="8", **QUICK) as work:
+    with running(url, runtime=runtime, ONCUE_CONCURRENCY="8", **SHORT) as work:
         queues.send("a", *bodies)
         troubled = Troubled(work, chance)
         for _ in range(12):
@@ -101,7 +103,7 @@ def test_a_message_that_kills_its_worker_counts_alone(url: str, queues: Queues) 
 
 
 def test_a_sidecar_that_dies_hands_its_messages_to_the_next(url: str, queues: Queues) -> None:
-    with running(url, **QUICK) as first, pod(url, **QUICK) as second:
+    with running(url, **SHORT) as first, pod(url, **SHORT) as second:
         queues.send("a", envelope("m", {"do": "pause", "seconds": 0.5}))
         until(lambda: first.metrics()["asya_actor_active_messages"] == 1)
         first.sidecar.child.send_signal(signal.SIGKILL)
