@@ -129,14 +129,16 @@ async def test_cancelling_the_caller_cancels_an_async_handler_and_is_passed_on(t
 
 @pytest.fixture
 def hang() -> Iterator[tuple[threading.Event, Callable[..., Any]]]:
-    """An event that ends, and a handler that hangs until then."""
+    """An event that ends, and a handler that hangs until then; its attribute `begun` is set once it does."""
     free = threading.Event()
 
     def hangs_in_thread(payload: Any) -> Any:
         if payload == "hang":
+            hangs_in_thread.begun.set()
             free.wait(30)
         return payload
 
+    hangs_in_thread.begun = threading.Event()
     yield free, hangs_in_thread
     free.set()
 
@@ -161,9 +163,7 @@ async def test_cancelling_the_caller_leaves_a_thread_behind_and_is_passed_on(han
     told: list[int] = []
     async with workload_of(handler, timeout=timeout, threads=1, abandoned=told.append) as call:
         task = asyncio.create_task(call("hang"))
-        while not any(thread.name.startswith("oncue-it") for thread in threading.enumerate()):
-            await asyncio.sleep(0.001)
-        await asyncio.sleep(0.01)
+        await asyncio.to_thread(handler.begun.wait)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
