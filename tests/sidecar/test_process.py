@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -13,6 +14,12 @@ from commandline import WORDS, process
 from programs import environment
 from sidecar.pods import ASYAS, OURS, Pod, Queues, envelope, pod, running, until
 
+from oncue.events import Events
+from oncue.health import Health
+from oncue.sidecar.actor import ActorSettings, SidecarActor
+from oncue.sidecar.link import Link
+from oncue.stop import Stop
+from oncue.transports import open_transport
 from oncue.worker import SAME
 
 RUNTIMES = pytest.mark.parametrize("runtime", [OURS, ASYAS], ids=["ours", "asyas"])
@@ -208,6 +215,13 @@ def test_a_transport_that_is_away_is_waited_for(tmp_path: Path) -> None:
         ({"ASYA_ACTOR_NAME": "a", "ASYA_TRANSPORT": "sqs"}, "transport sqs: is not in this release yet"),
         ({"ASYA_ACTOR_NAME": "a", "ONCUE_SOCKET_DIR": "/" + "x" * 120}, "no socket's may have more than 107"),
         ({"ASYA_ACTOR_NAME": "a", "ONCUE_BUILT_IN": "true"}, "only 'happy-end' and 'error-end' are"),
+        (
+            {
+                "ASYA_ACTOR_NAME": "a",
+                "ASYA_CUSTOM_METRICS": '[{"name": "asya_actor_active_messages", "type": "gauge"}]',
+            },
+            "'asya_actor_active_messages' is one of the sidecar's own",
+        ),
         ({"ASYA_ACTOR_NAME": "a-dlq"}, "holds the dead letters of another"),
         ({"ASYA_ACTOR_NAME": "a", "ASYA_METRICS_ADDR": "256.0.0.1:80"}, "cannot be served on 256.0.0.1:80"),
     ],
@@ -236,3 +250,33 @@ def test_other_commands_work_in_the_sidecars_environment_and_the_runtimes(url: s
     done = process("queue", "create", "asya-a", env=surroundings)
     assert done.returncode == 0, done.stderr
     assert WORDS
+
+
+def test_a_socket_that_cannot_be_there_yet_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    link = Link(tmp_path / "file" / "asya-runtime.sock")
+
+    async def look() -> str:
+        keeping = asyncio.create_task(link.keep())
+        await asyncio.sleep(0)
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        return link.unready()
+
+    assert "not there yet" in asyncio.run(look())
+
+
+async def test_a_pump_whose_runtimes_link_breaks_says_so_and_ends(tmp_path: Path) -> None:
+    class Broken(Link):
+        async def keep(self) -> None:
+            self.there.set()
+            await asyncio.sleep(0.05)
+            raise RuntimeError("a fault of ours")
+
+    transport = await open_transport("memory:")
+    settings = ActorSettings(name="a", socket=tmp_path / "asya-runtime.sock")
+    actor = SidecarActor(settings, transport, events=Events(), health=Health())
+    actor.workload.link = Broken(settings.socket)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        await asyncio.wait_for(actor.run(Stop()), 10)
+    await transport.close()

@@ -112,6 +112,7 @@ class SidecarActor:
         forget = self._health.also(link.unready)
         link.changed = self._tell
         keeping: Task[None] = asyncio.create_task(link.keep())
+        keeping.add_done_callback(lambda ended: None if ended.cancelled() else stop.now())  # it ends only if it fails
         try:
             await unless(stop, _first(keeping, link.there))
             if not self._settings.is_end:
@@ -119,6 +120,8 @@ class SidecarActor:
             pulse.end()
             if not stop.requested:
                 await self._pump(stop)
+            if keeping.done():
+                keeping.result()
         finally:
             forget()
             pulse.end()

@@ -40,7 +40,7 @@ class EndActor:
         self._events = events
         self._health = health
         kept: Status = status or ("failed" if name == ERROR_END else "succeeded")
-        self._handler = compose(KeepResult(store, kept, answers=True), middleware)
+        self._handler = compose(KeepResult(store, kept), middleware)
 
     async def run(self, stop: Stop) -> None:
         """Work until told to stop. Raises and is cancelled as `Pump.run`; the store stays open."""

@@ -53,10 +53,10 @@ async def serve(address: str, pages: Mapping[str, Page]) -> AsyncIterator[str]:
         reason = "it is taken" if getattr(error, "errno", None) == errno.EADDRINUSE else str(error)
         raise ConfigError(f"metrics and health cannot be served on {address}: {reason}") from None
     try:
-        async with server:
-            bound = server.sockets[0].getsockname()[1]
-            yield f"{address.rpartition(':')[0] or 'localhost'}:{bound}"
+        bound = server.sockets[0].getsockname()[1]
+        yield f"{address.rpartition(':')[0] or 'localhost'}:{bound}"
     finally:
+        server.close()
         for task in list(open_):
             task.cancel()
         await asyncio.gather(*open_, return_exceptions=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from oncue.workloads.socket import RuntimeClient, announced, load_error
+from oncue.workloads.socket import ERROR_FILE, RuntimeClient, announced, load_error
 
 _log = logging.getLogger("oncue.sidecar")
 
@@ -104,11 +104,15 @@ class Link:
             looks += 1
 
     async def _reach(self) -> bool:
-        found = announced(self._socket.parent)
+        try:
+            found = announced(self._socket.parent)
+            failure = load_error(self._socket.parent) if found is None else None
+        except OSError as error:
+            self.error = f"its folder cannot be read: {error.strerror or error}"
+            return False
+        if failure is not None:
+            self.error = f"its handler cannot be loaded: {failure.message}"
         if found is None:
-            failure = load_error(self._socket.parent)
-            if failure is not None:
-                self.error = f"its handler cannot be loaded: {failure.message}"
             return False
         try:
             async with asyncio.timeout(_GREETING):
@@ -149,12 +153,18 @@ class Link:
 
     async def _watch_foreign(self) -> None:
         while not self._gone.is_set():
-            found = announced(self._socket.parent)
-            if found is None or found.protocol or not self._socket.exists():
+            if not self._still_ready():
                 self.lost("it is not ready any more")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FOREIGN):
                     await self._gone.wait()
+
+    def _still_ready(self) -> bool:
+        try:
+            found = announced(self._socket.parent)
+            return found is not None and not found.protocol and self._socket.exists()
+        except OSError:
+            return False
 
 
 async def _ping(client: RuntimeClient) -> None:
@@ -183,12 +193,12 @@ def why_not_loaded(socket: Path, since: float) -> str:
 
     `since` is in the seconds of `time.time`. A file from before may be that of an earlier start of the same pod.
     """
-    failure = load_error(socket.parent)
-    if failure is None:
-        return ""
     try:
-        written = (socket.parent / "runtime-error").stat().st_mtime
-    except FileNotFoundError:
+        failure = load_error(socket.parent)
+        if failure is None:
+            return ""
+        written = (socket.parent / ERROR_FILE).stat().st_mtime
+    except OSError:
         return ""
     if written < since and time.time() - since < 3.0:
         return ""

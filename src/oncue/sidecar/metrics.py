@@ -279,7 +279,10 @@ def _reason(failure: Failure | None) -> str:
 
 def declare(metrics: Sequence[CustomMetric], registry: CollectorRegistry) -> None:
     """Register metrics that are only declared. Raise `ValueError` for a name that is taken."""
+    taken = {metric.name for metric in registry.collect()}
     for each in metrics:
+        if each.name.removesuffix("_total") in taken:
+            raise ValueError(f"metric {each.name!r} is one of the sidecar's own")
         options: dict[str, Any] = {"registry": registry}
         if each.type == "histogram" and each.buckets:
             options["buckets"] = each.buckets

@@ -45,7 +45,8 @@ _log = logging.getLogger("oncue.sidecar")
 _BACK_OFF = RetryPolicy(max_attempts=1, base=0.1, factor=2.0, cap=15.0)
 _LOOK = 0.05
 _LAST_WORDS = 3.0
-"""Seconds that a gateway gets at the end for what it was not told yet, when no grace is left."""
+"""Seconds that a gateway gets at the end for what it was not told yet, within the grace period or but a moment after it."""
+_LEAST = 0.5
 _DEPTHS_WITHIN = 3.0
 _TRANSPORTS = {"amqp": "rabbitmq", "amqps": "rabbitmq", "rediss": "redis"}
 """What Asya calls the transport of a scheme, where that is another word."""
@@ -85,6 +86,7 @@ class Sidecar:
         self.health = Health()
         self.stop = Stop()
         self.forced_by: int | None = None
+        self._deadline = 0.0
         self._settings = settings
         self._actor = actor_settings(settings)
         self._transport: Transport | None = None
@@ -99,6 +101,7 @@ class Sidecar:
         else:
             shown = {"grace": format_duration(self._settings.grace)}
             _log.info("sidecar.stopping", extra={"fields": shown})
+            self._deadline = time.monotonic() + self._settings.grace
             self.stop.gently(self._settings.grace)
 
     async def run(self) -> int:
@@ -220,7 +223,8 @@ class Sidecar:
         return Observers(found) if found else NOBODY
 
     async def _end_reports(self, gateway: Gateway) -> None:
-        await gateway.close(0.0 if self.forced_by is not None else _LAST_WORDS)
+        left = self._deadline - time.monotonic() if self._deadline else _LAST_WORDS
+        await gateway.close(0.0 if self.forced_by is not None else max(_LEAST, min(left, _LAST_WORDS)))
 
     # Metrics and health
 
