@@ -18,9 +18,11 @@ def report(name: str, **more: Any) -> ActorReport:
     return ActorReport(name=name, **{**given, **more})
 
 
-def lines(*reports: ActorReport, rates: Rates | None = None, now: float = 0.0, width: int = 100) -> list[list[str]]:
+def lines(
+    *reports: ActorReport, rates: Rates | None = None, now: float = 0.0, width: int = 100, height: int = 50
+) -> list[list[str]]:
     out = io.StringIO()
-    Console(file=out, width=width).print(render(reports, rates or Rates(), now))
+    Console(file=out, width=width).print(render(reports, rates or Rates(), now, width, height))
     return [line.split() for line in out.getvalue().splitlines()]
 
 
@@ -53,6 +55,29 @@ def test_an_actor_that_cannot_start_says_why_in_one_line_that_cannot_forge_other
     shown = lines(report("a", state="failing", error="no module\x1b[2J named\nb: x" + "y" * 200), width=60)
     assert shown[-1][:4] == ["a:", "no", "module", "[2J"]
     assert shown[-2][0] == "a"
+
+
+def test_a_long_name_is_cut_before_any_number_is() -> None:
+    shown = lines(report("a" * 63, ready=1234567), report("b"), width=80)
+    assert shown[0] == ["ACTOR", "STATE", "REPLICAS", "READY", "LEASED", "DELAYED", "DEAD", "RATE", "ERRORS"]
+    assert shown[1][0].endswith("aaa…")
+    assert shown[1][1:] == ["running", "1/1", "1,234,567", "0", "0", "0", "0/s", "0"]
+    assert shown[2][0] == "b"
+
+
+def test_where_not_all_fit_those_with_nothing_to_do_are_left_out_first() -> None:
+    idle = [report(f"idle{number}", state="idle", replicas=0, wanted=0) for number in range(30)]
+    busy, broken, waiting = (
+        report("busy"),
+        report("broken", state="failing", error="no such module"),
+        report("w", ready=1),
+    )
+    shown = lines(*idle[:29], busy, broken, waiting, idle[29], report("happy-end", built_in=True), height=10)
+    assert len(shown) == 9  # and the cursor's line
+    assert [line[0] for line in shown[1:]] == ["idle0", "idle1", "busy", "broken", "w", "happy-end", "broken:", "and"][
+        -8:
+    ]
+    assert shown[-1] == ["and", "28", "more;", "oncue", "ps", "lists", "all"]
 
 
 def test_failed_attempts_and_letters_count_as_errors_and_the_last_one_is_kept() -> None:

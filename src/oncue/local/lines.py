@@ -11,6 +11,8 @@ from functools import partial
 from oncue.local.processes import Lines
 
 _COLOURS = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
+_WIDEST = 24
+"""Up to so many characters of a name, what follows stands in one column."""
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if code != ord("\t")}
 _RECORD = re.compile(r"\S+ \S+ - (?P<logger>\S+) - (?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL) - (?P<text>.*)")
 """How a runtime writes its log."""
@@ -35,7 +37,7 @@ class Prefixed:
 
     def _write(self, actor: str, name: str, line: str) -> None:
         colour = self._known(actor)
-        self._width = max(self._width, len(name))
+        self._width = max(self._width, min(len(name), _WIDEST))
         record = _RECORD.fullmatch(line)
         if record is not None and record["logger"] == _OURS:
             if not _log.isEnabledFor(logging.getLevelNamesMapping()[record["level"]]):
@@ -47,7 +49,7 @@ class Prefixed:
         sys.stderr.write(f"{prefix} {line.translate(_CONTROLS)}\n")
 
     def _known(self, actor: str) -> str:
-        self._width = max(self._width, len(actor) + 2)
+        self._width = max(self._width, min(len(actor) + 2, _WIDEST))
         return self._colours.setdefault(actor, _COLOURS[len(self._colours) % len(_COLOURS)])
 
 

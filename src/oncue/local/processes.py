@@ -76,7 +76,7 @@ class Kept:
             tries = 1 if time.monotonic() - began > _LIVED else tries + 1
             pause = _AGAIN.backoff(tries)
             self.error = self._died() or how
-            shown = {"process": self.name, "exit": how, "error": self.error, "again_in": pause}
+            shown = {"process": self.name, "exit": how, "again_in": pause}  # what it said itself stands above this
             _log.error("process.died", extra={"fields": shown})
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -19,6 +20,10 @@ COLUMNS = ("ACTOR", "STATE", "REPLICAS", "READY", "LEASED", "DELAYED", "DEAD", "
 _STATES = {"idle": "dim", "starting": "yellow", "running": "green", "failing": "bold red", "stopping": "yellow"}
 _WINDOW = 5.0
 """The rate is that of so many seconds."""
+_WRONG = 3
+"""For so many actors that cannot start the reason is told."""
+_SHORTEST = 8
+"""Characters of a name that stay, however narrow the terminal."""
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), " ")
 
 
@@ -40,26 +45,58 @@ class Rates:
         return (report.done - before) / (now - then) if now > then else 0.0
 
 
-def render(reports: Sequence[ActorReport], rates: Rates, now: float) -> Table:
-    """The table; below it a line for each actor that cannot start."""
+def render(reports: Sequence[ActorReport], rates: Rates, now: float, width: int = 160, height: int = 1000) -> Table:
+    """The table; below it a line for each of the first actors that cannot start. It fits a terminal of this width and height:
+    long names are cut, and actors with nothing to do are left out first, which a last line tells."""
+    wrong = [f"{each.name}: {each.error}".translate(_CONTROLS) for each in reports if each.state == "failing"][:_WRONG]
+    shown = _fitting(reports, height - len(wrong) - 2)  # the heading, and the cursor's line
+    rows = [_row(report, rates.of(report, now)) for report in reports]
+    room = width - sum(max(cell_len(row[column]) for row in [COLUMNS, *rows]) + 2 for column in range(1, len(COLUMNS)))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, heading in enumerate(COLUMNS):
         table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
-    for report in reports:
-        rate = rates.of(report, now)
+    for report, (name, state, *counts, dead, rate, errors) in zip(reports, rows, strict=True):
+        if report not in shown:
+            continue
+        cut = Text(name, style="dim" if report.built_in else "")
+        cut.truncate(max(room, _SHORTEST), overflow="ellipsis")
         table.add_row(
-            Text(report.name, style="dim" if report.built_in else ""),
-            Text(report.state, style=_STATES.get(report.state, "")),
-            "built in" if report.built_in else f"{report.replicas}/{report.wanted}",
-            *(_count(number) for number in (report.ready, report.leased, report.delayed)),
-            Text(_count(report.dead), style="red" if report.dead else ""),
-            "-" if rate is None else f"{rate:,.0f}/s",
-            Text(_count(report.errors), style="red" if report.errors else ""),
+            cut,
+            Text(state, style=_STATES.get(state, "")),
+            *counts,
+            Text(dead, style="red" if report.dead else ""),
+            rate,
+            Text(errors, style="red" if report.errors else ""),
         )
     table.caption_justify = "left"
-    wrong = [f"{each.name}: {each.error}".translate(_CONTROLS) for each in reports if each.state == "failing"]
-    table.caption = Text("\n".join(wrong), style="red", no_wrap=True, overflow="ellipsis") if wrong else None
+    below = [Text(line, style="red") for line in wrong]
+    if len(shown) < len(reports):
+        below.append(Text(f"and {len(reports) - len(shown)} more; oncue ps lists all", style="dim"))
+    table.caption = Text("\n", no_wrap=True, overflow="ellipsis").join(below) if below else None
     return table
+
+
+def _fitting(reports: Sequence[ActorReport], most: int) -> Sequence[ActorReport]:
+    """As many as there is room for, and a line that tells of the others: those first that fail, then those with work."""
+    if len(reports) <= most:
+        return reports
+
+    def urgency(report: ActorReport) -> int:
+        waits = report.ready or report.leased or report.delayed
+        return 0 if report.state == "failing" else 1 if waits else 2 if report.state != "idle" else 3
+
+    return sorted(reports, key=urgency)[: max(most - 1, 1)]
+
+
+def _row(report: ActorReport, rate: float | None) -> Sequence[str]:
+    return (
+        report.name,
+        report.state,
+        "built in" if report.built_in else f"{report.replicas}/{report.wanted}",
+        *(_count(number) for number in (report.ready, report.leased, report.delayed, report.dead)),
+        "-" if rate is None else f"{rate:,.0f}/s",
+        _count(report.errors),
+    )
 
 
 def _count(number: int | None) -> str:
@@ -75,7 +112,8 @@ class LiveTable:
 
     def show(self, reports: Sequence[ActorReport]) -> None:
         """Draw it as things are now."""
-        self._live.update(render(reports, self._rates, time.monotonic()), refresh=True)
+        width, height = self._live.console.size
+        self._live.update(render(reports, self._rates, time.monotonic(), width, height), refresh=True)
 
 
 @contextmanager
