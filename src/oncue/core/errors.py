@@ -21,7 +21,7 @@
     ├── InvalidEnvelopeError         bytes that are not an envelope, or an envelope sent to the wrong actor
     ├── InvalidPayloadError          a payload of another type than the handler declares, with the path of the bad field
     ├── InvalidResultError           a handler's result that cannot be written as JSON
-    ├── UnknownActorError            the app has no actor of this name
+    ├── UnknownActorError            no actor of this name, neither in the app nor among the queues
     ├── RetryRequestedError          raised by `Context.retry`: the handler asks for another attempt
     ├── GiveUpError                  raised by `Context.dead`: the handler says that no further attempt makes sense
     └── CallError                    a call that brought no result
@@ -172,7 +172,7 @@ class InvalidResultError(OnCueError):
 
 
 class UnknownActorError(OnCueError):
-    """The app has no actor of this name."""
+    """There is no actor of this name: neither the app nor the store has its queue."""
 
 
 class RetryRequestedError(OnCueError):
