@@ -67,7 +67,7 @@ def test_show_has_the_reason_the_traceback_and_the_message_whole(run) -> None:
     assert "ValueError: line one\n  line two" in shown
     assert "Traceback: here" in shown
     assert '{"n": 1}' in shown
-    assert "colour: red" in shown
+    assert "colour: red\n" in shown
     found = json.loads(run("dead", "show", "greet", "a", "--json").stdout)
     assert found["body"] == {"n": 1}
     assert found["headers"]["colour"] == "red"

@@ -162,7 +162,7 @@ def show(session: Session, *, name: str, id: str, as_json: bool) -> None:
             ("sent", _moment(letter.first)),
             ("died", _moment(letter.last)),
             ("key", original.key or ""),
-            ("headers", "\n".join(f"{key}: {value}" for key, value in original.headers.items()) + "\n\n"),
+            ("headers", "\n".join(f"{key}: {value}" for key, value in original.headers.items())),
             ("body", body_as_text(original.body)),
             ("traceback", letter.traceback),
         ]

@@ -49,8 +49,3 @@ def _choose(name: str, prefix: str, among: Iterable[str], known: Iterable[str]) 
     if not close and not list(known):
         close = ", there are no queues at all"
     raise Failed(f"there is no queue {prefix + name!r} or {name!r}{close}", hint="oncue queue list shows what there is")
-
-
-def short_name(queue: str, prefix: str) -> str:
-    """The actor whose queue this is, or the queue's own name when it is no actor's."""
-    return queue[len(prefix) :] if prefix and queue.startswith(prefix) else queue
