@@ -13,14 +13,15 @@ import pytest
 from msgspec import Raw
 
 from oncue import App, Retry, Stop
-from oncue.core.envelope import decode_envelope
+from oncue.core.envelope import Envelope, decode_envelope
 from oncue.core.errors import ConnectionLostError, TransportClosedError
-from oncue.core.failure import PROCESSING_ERROR
+from oncue.core.failure import PROCESSING_ERROR, Failure
 from oncue.core.message import Message
 from oncue.core.outcome import Dead, Done, Release
 from oncue.core.settings import load_settings
 from oncue.dead import SENT_AT
-from oncue.ends import KeepResult, read_failure
+from oncue.ends import Ends, KeepResult, read_failure
+from oncue.outgoing import REPLY_TO, message_of
 from oncue.results import Result, Status, open_results
 from oncue.testing import run_in_virtual_time
 from oncue.transports.memory import MemoryStore, MemoryTransport
@@ -184,3 +185,18 @@ async def test_with_the_setting_results_are_in_the_store_that_it_names(tmp_path:
         assert payload_of(result) == "x"
     finally:
         await store.close()
+
+
+def test_who_waits_is_told_once_whether_or_not_results_are_kept() -> None:
+    headers = {REPLY_TO: "waiting", "trace": 1}
+    envelope = Envelope.new(["a"], b"1", id="m", headers=headers)
+    message = message_of(envelope)
+    kept, replies = Ends("happy", "error").reached([envelope], message)
+    assert [(send.queue, decode_envelope(send.message.body).headers) for send in kept] == [("happy", {"trace": 1})]
+    assert [(send.queue, decode_envelope(send.message.body).headers) for send in replies] == [("waiting", headers)]
+    told, answer = Ends("happy", "error").failed(envelope, Failure("code", "Type", "text"), message, None)
+    assert (told.queue, decode_envelope(told.message.body).headers) == ("error", {"trace": 1})
+    assert answer.queue == "waiting"
+    left_to_others = Ends("happy", "error", answers=False).reached([envelope], message)
+    assert decode_envelope(left_to_others[0][0].message.body).headers == headers
+    assert left_to_others[1] == ()

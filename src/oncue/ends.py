@@ -32,7 +32,8 @@ class Ends(msgspec.Struct, frozen=True):
     """Where the ends of routes go: to the queues of the end actors, each empty when results are not kept, and to the queue
     that the envelope itself names.
 
-    `answers` says that who waits is told from here and not by the end actors. With `asya` all is as Asya's sidecar has it:
+    `answers` says that who waits is told from here; what goes on to the end actors then asks for no answer any more, so that
+    nobody is told twice or by none. With `asya` all is as Asya's sidecar has it:
     a route that ends early hands its envelope on as it came, and not with an empty payload, and some failures have a whole
     text in the place of their code, that of a timeout is `overtime`.
     """
@@ -48,9 +49,8 @@ class Ends(msgspec.Struct, frozen=True):
         waiting = self._waiting(envelopes[0])
         if not self.happy and not waiting:
             return (), ()
-        messages = [message_of(envelope, message.key) for envelope in envelopes]
-        kept = [Send(self.happy, each) for each in messages] if self.happy else ()
-        return kept, tuple([Send(waiting, each) for each in messages]) if waiting else ()
+        kept = [Send(self.happy, message_of(_answered(each, waiting), message.key)) for each in envelopes if self.happy]
+        return kept, tuple([Send(waiting, message_of(each, message.key)) for each in envelopes if waiting])
 
     def reached_early(self, envelope: Envelope, message: Message) -> tuple[Sequence[Send], tuple[Send, ...]]:
         """As `reached` for a route that ends without a result; its `current` stays at the actor that ended it, as in Asya."""
@@ -62,12 +62,13 @@ class Ends(msgspec.Struct, frozen=True):
         """What goes out, in the form of Asya's error envelope, when `message` is given up."""
         sends = []
         text = self._text(failure)
-        if self.error:
-            told = message_of(envelope.next(_error(failure, envelope.payload, text), route=envelope.route), message.key)
-            if longest is not None and len(told.body) > longest:
-                told = message_of(envelope.next(_error(failure, None, text), route=envelope.route), message.key)
-            sends.append(Send(self.error, told))
         waiting = self._waiting(envelope)
+        if self.error:
+            kept = _answered(envelope, waiting)
+            told = message_of(kept.next(_error(failure, kept.payload, text), route=kept.route), message.key)
+            if longest is not None and len(told.body) > longest:
+                told = message_of(kept.next(_error(failure, None, text), route=kept.route), message.key)
+            sends.append(Send(self.error, told))
         if waiting:
             answer = envelope.next(_error(failure, None), route=envelope.route).with_headers({FAILED: failure.code})
             sends.append(Send(waiting, message_of(answer)))
@@ -98,6 +99,14 @@ class Ends(msgspec.Struct, frozen=True):
 NOWHERE = Ends()
 
 
+def _answered(envelope: Envelope, waiting: str) -> Envelope:
+    """The envelope as it is kept once `waiting`, if that is anybody, is told from elsewhere."""
+    if not waiting:
+        return envelope
+    headers = {name: value for name, value in envelope.headers.items() if name != REPLY_TO}
+    return msgspec.structs.replace(envelope, headers=headers)
+
+
 def replies_of(envelope: Envelope, message: Message, status: Status) -> tuple[Send, ...]:
     """What an end actor answers to who waits for the end of the route that `message` brought it.
 
@@ -113,14 +122,12 @@ def replies_of(envelope: Envelope, message: Message, status: Status) -> tuple[Se
 class KeepResult:
     """The `Handler` of an end actor: writes what arrives into a store, as the status `succeeded` or `failed`.
 
-    Without a store nothing is kept. With `answers` it also tells who waits for the end of the route, which is left to this
-    actor where the `Ends` of the actors before it do not answer.
+    Without a store nothing is kept. It also tells who waits for the end of the route, if nobody did before.
     """
 
-    def __init__(self, store: ResultStore | None, status: Status, *, answers: bool = False) -> None:
+    def __init__(self, store: ResultStore | None, status: Status) -> None:
         self._store = store
         self._status: Status = status
-        self._answers = answers
 
     async def __call__(self, message: Message, _attempt: int) -> Outcome:
         try:
@@ -134,7 +141,7 @@ class KeepResult:
                 return Release()
             except TransportError as error:
                 return Retry(Failure.from_exception(error, code=PROCESSING_ERROR))
-        return Done((), replies_of(envelope, message, self._status) if self._answers else ())
+        return Done((), replies_of(envelope, message, self._status))
 
     def _result(self, envelope: Envelope, message: Message) -> Result:
         from oncue.results import Result
