@@ -11,21 +11,25 @@ from oncue import App
 
 app = App("sqlite:///jobs.db")
 started = time.monotonic()
+breakfast = asyncio.Event()
 
 
 @app.actor
 async def remind(text: str) -> None:
-    print(f"after {time.monotonic() - started:.0f} s: {text}")
+    early = time.monotonic() - started < {"water": 0, "soft": 1, "hard": 2}[text]
+    print(f"{text}: {'too early' if early else 'not too early'}")
+    if text == "hard":
+        breakfast.set()
 
 
 async def main() -> None:
     async with app:
-        await remind.send("the eggs are hard", delay=2, id="hard-eggs")
-        await remind.send("the eggs are soft", delay=1, id="soft-eggs")
-        await remind.send("the water boils")
+        await remind.send("hard", delay=2, id="hard-eggs")
+        await remind.send("soft", delay=1, id="soft-eggs")
+        await remind.send("water")
 
     async with app.working():
-        await asyncio.sleep(3)
+        await breakfast.wait()
 
 
 asyncio.run(main())
