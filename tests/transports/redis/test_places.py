@@ -49,8 +49,8 @@ class Cluster:
             for name in ("one", "two")
         ]
         one, two = self.nodes
-        one.command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
-        two.command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+        assert one.command("CLUSTER", "ADDSLOTS", *range(8192)) == b"+OK\r\n"
+        assert two.command("CLUSTER", "ADDSLOTS", *range(8192, 16384)) == b"+OK\r\n"
         one.command("CLUSTER", "MEET", "127.0.0.1", two.port)
 
     def ready(self) -> bool:
@@ -109,7 +109,8 @@ async def test_the_replica_that_takes_over_is_found_by_way_of_sentinels(
     tmp_path: Path, started: Callable[[RedisServer], RedisServer]
 ) -> None:
     primary = started(RedisServer(tmp_path / "primary", "--repl-diskless-sync-delay", "0"))
-    replica = started(RedisServer(tmp_path / "replica", "--replicaof", f"127.0.0.1 {primary.port}"))
+    replica = started(RedisServer(tmp_path / "replica"))
+    replica.command("REPLICAOF", "127.0.0.1", primary.port)
     sentinel = started(Sentinel(tmp_path / "sentinel", primary))
     await until(lambda: b"state=online" in primary.command("INFO", "replication"))
     await until(lambda: b"num-slaves\r\n$1\r\n1" in sentinel.command("SENTINEL", "MASTER", "main"))
@@ -141,7 +142,8 @@ async def test_what_too_few_replicas_have_does_not_count_as_sent(
     tmp_path: Path, started: Callable[[RedisServer], RedisServer]
 ) -> None:
     primary = started(RedisServer(tmp_path / "primary", "--repl-diskless-sync-delay", "0"))
-    replica = started(RedisServer(tmp_path / "replica", "--replicaof", f"127.0.0.1 {primary.port}"))
+    replica = started(RedisServer(tmp_path / "replica"))
+    replica.command("REPLICAOF", "127.0.0.1", primary.port)
     await until(lambda: b"state=online" in primary.command("INFO", "replication"))
     async with opened(f"{primary.url}?replicas=1&timeout=4") as transport:
         await transport.send(*sends(1))
@@ -164,7 +166,12 @@ async def test_a_certificate_is_checked_and_what_is_said_is_not_readable(
     port = free_port()
     options = ["--tls-port", str(port), "--tls-auth-clients", "no"]
     options += ["--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate)]
-    started(RedisServer(tmp_path / "server", *options))
+    try:
+        started(RedisServer(tmp_path / "server", *options))
+    except AssertionError as error:
+        if "tls" not in str(error).lower():
+            raise
+        pytest.skip("this server was built without TLS")
     async with opened(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}") as transport:
         await transport.send(*sends(1))
         async with transport.subscribe("work", prefetch=1) as subscription:

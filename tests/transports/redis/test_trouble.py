@@ -65,6 +65,7 @@ async def test_a_user_who_may_not_listen_is_told_so_when_receiving(server: Redis
 async def test_rights_of_the_documented_user_are_enough(server: RedisServer) -> None:
     rights = [
         "~{oncue}*",
+        "resetchannels",
         "&{oncue}*",
         "-@all",
         "+@read",
@@ -74,7 +75,7 @@ async def test_rights_of_the_documented_user_are_enough(server: RedisServer) -> 
         "+@connection",
         "+time",
     ]
-    server.command("ACL", "SETUSER", "oncue", "on", f">{SECRET}", *rights)
+    assert server.command("ACL", "SETUSER", "oncue", "on", f">{SECRET}", *rights) == b"+OK\r\n"
     async with opened(server.url.replace("//", f"//oncue:{SECRET}@")) as transport:
         await transport.send(*sends(1), Send("work", Message(b"", "later"), 60.0))
         async with transport.subscribe("work", prefetch=1) as subscription:

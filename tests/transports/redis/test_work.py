@@ -117,7 +117,7 @@ async def test_one_message_wakes_one_of_many_consumers_at_once(server: RedisServ
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
-    assert statistics.median(delays) < 0.02
+    assert statistics.median(delays) < 0.08, "nobody was told: they come to look after a tenth of a second"
     # Sending, waking, settling with the next claim; and now and then all the others have a look.
     assert used < 50 * 4 + 3 * count, f"{used} calls for 50 messages"
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -171,8 +171,9 @@ class Program:
 
     def kill(self) -> None:
         """End it with SIGKILL; may be done twice."""
-        if self._process.is_alive():
-            self.signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            if self._process.is_alive():
+                self.signal(signal.SIGKILL)
         self._process.join()
 
     def end(self, within: float = SOON) -> None:
