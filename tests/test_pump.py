@@ -179,6 +179,17 @@ async def test_nothing_is_fetched_ahead_of_slow_handlers() -> None:
 
 
 @in_virtual_time
+async def test_nothing_is_fetched_ahead_where_a_death_of_the_process_could_cost_messages_that_were_never_begun() -> (
+    None
+):
+    for attempts, most in ((1, 1), (2, 1), (3, 1 + AHEAD)):
+        world = await place(*numbered(300))
+        async with world.running(world.pump(Work(0.0001), concurrency=1, retry=RetryPolicy(max_attempts=attempts))):
+            await world.heard.wait(MessageDone, 300)
+        assert max(world.trouble.prefetches) == most
+
+
+@in_virtual_time
 async def test_what_was_fetched_ahead_is_given_back_when_a_handler_turns_out_to_be_slow() -> None:
     world = await place(*numbered(100))
     work = Work()

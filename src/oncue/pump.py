@@ -39,9 +39,12 @@ _log = logging.getLogger("oncue.pump")
 
 _AHEAD = 128
 """How many messages may wait for their commit while others are handled already."""
-_QUICK, _SLOW = 0.02, 0.1
+_QUICK, _SLOW = 0.002, 0.02
 """Seconds a handler takes on average: below the first, messages are fetched ahead of it; above the second, not any more,
-because they would wait here while another process is idle."""
+because they would wait here while another process is idle, and come late if this one dies."""
+_SAFE_ATTEMPTS = 3
+"""What is fetched ahead counts an attempt when the process dies; after two such deaths transports hand a message out alone.
+With fewer attempts than this, messages that were never begun could be given up for the one that killed the process."""
 _STALL = 0.5
 """Seconds without a message after which what was fetched ahead is given back: a handler turned out to be slow."""
 _TICK = 5.0
@@ -349,7 +352,7 @@ class Pump:
         if session.ahead.is_set():
             if self._average > _SLOW:
                 self._fetch(session, ahead=False)
-        elif self._average < _QUICK:
+        elif self._average < _QUICK and self._settlement.retry.max_attempts >= _SAFE_ATTEMPTS:
             self._fetch(session, ahead=True)
 
     def _fetch(self, session: _Session, *, ahead: bool) -> None:
