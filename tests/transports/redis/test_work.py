@@ -24,6 +24,11 @@ return redis.call(cmd[listType], listName)
 """
 
 
+def _pretend_to_wait(server: RedisServer, since: float, *names: str) -> None:
+    for name in names:
+        server.command("ZADD", "{oncue}:work:h", f"{since * 1e6:.0f}", name)
+
+
 def connections(server: RedisServer) -> int:
     return server.command("CLIENT", "LIST").count(b"name=oncue")
 
@@ -126,11 +131,19 @@ async def test_what_a_dead_consumer_was_told_of_is_taken_by_another(server: Redi
     async with opened(server.url) as transport, transport.subscribe("work", prefetch=1) as subscription:
         waiting = asyncio.ensure_future(receive(subscription))
         await asyncio.sleep(0.1)
-        server.command("SADD", "{oncue}:work:h", *(f"dead{number}" for number in range(200)))
+        _pretend_to_wait(server, time.time() + 1.0, *(f"dead{number}" for number in range(200)))
         sent = time.monotonic()
         await transport.send(*sends(1))
         assert (await waiting).message.id == "0"
         assert time.monotonic() - sent < 1.0
+
+
+async def test_consumers_that_have_not_been_heard_of_for_long_are_told_of_nothing(server: RedisServer) -> None:
+    async with opened(server.url) as transport, transport.subscribe("work", prefetch=1) as subscription:
+        _pretend_to_wait(server, time.time() - 60.0, "dead")
+        await transport.send(*sends(1))
+        await (await receive(subscription)).ack()
+        assert b"dead" not in server.command("ZRANGE", "{oncue}:work:h", 0, -1)
 
 
 async def test_a_consumer_learns_of_leases_that_others_take_while_it_waits(server: RedisServer) -> None:
@@ -143,7 +156,7 @@ async def test_a_consumer_learns_of_leases_that_others_take_while_it_waits(serve
         waiting = asyncio.ensure_future(receive(watching))
         await asyncio.sleep(0.1)
         server.command("DEL", "{oncue}:work:h")  # so that nobody is told by name
-        server.command("SADD", "{oncue}:work:h", "nobody")
+        _pretend_to_wait(server, time.time(), "nobody")
         await transport.send(*sends(1))
         lease = await receive(dying)
         taken = time.monotonic()

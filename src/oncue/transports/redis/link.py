@@ -82,10 +82,6 @@ class Link:
         """There is something to send."""
         self._wanted.set()
 
-    async def check(self) -> None:
-        """Connect once, and raise what stands against it."""
-        await _disconnect(await self._connect())
-
     async def run(self) -> None:
         """Keep the connection until cancelled."""
         pause = _FIRST_PAUSE

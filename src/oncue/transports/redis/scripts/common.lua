@@ -3,13 +3,14 @@
 --   B:m  hash  seq to payload, of all that is ready or leased      B:w  hash  the same of what is delayed
 --   B:r  list  entries that are on offer                           B:s  list  entries of suspects that are on offer
 --   B:l  zset  entry:token of what is leased, by its lease's end   B:d  zset  entries that are delayed, by when they are due
---   B:h  set   subscriptions that wait                             B:b  channel on which they are woken
+--   B:h  zset  subscriptions that wait, by when they said so       B:b  channel on which they are woken
 --   B:k  zset  seq by when it is too old, negative while it may not be dropped; only where there is a retention
 --   B:f  zset  lane and seq, B:n  hash  seq to lane; only in fifo queues
 -- An entry is seq:attempts:lapses, or the bare seq while both are 0. Times are microseconds.
 local call = redis.call
 local find, match, sub, format = string.find, string.match, string.sub, string.format
 local SUSPECT, PIECE, ATONCE = 2, 4000, 500
+local FORGOTTEN = 25000000  -- who waits says so every ten seconds
 
 local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
@@ -210,12 +211,17 @@ local function catch_up(q)
   drop_old(q)
 end
 
--- Wake those who wait: as many as there are messages on offer by name; the others learn that there is news.
+-- Wake those who wait: as many as there are messages on offer by name, who came last first; the others learn that there is
+-- news.
 local function ring(q)
   if q.offered == 0 and q.taken == 0 and not q.sooner then return end
   local winners = {}
   local free = q.offered - q.taken
-  if free > 0 then winners = call('SPOP', q.h, free) end
+  if free > 0 then
+    call('ZREMRANGEBYSCORE', q.h, '-inf', now - FORGOTTEN)
+    local popped = call('ZPOPMAX', q.h, free)
+    for i = 1, #popped, 2 do winners[#winners + 1] = popped[i] end
+  end
   if #winners == 0 and call('EXISTS', q.h) == 0 then return end
   local due = first_score(q.d)
   call('PUBLISH', q.base .. ':b', table.concat(winners, ',') .. '|' .. (due and format('%.0f', due - now) or ''))

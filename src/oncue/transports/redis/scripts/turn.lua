@@ -231,7 +231,7 @@ store(plans)
 for i, each in ipairs(asked[3]) do
   local q = queue(KEYS[each[1]])
   if q and each[2] == 0 then  -- its turn is somebody else's
-    call('SREM', q.h, each[6])
+    call('ZREM', q.h, each[6])
     if call('EXISTS', q.r) == 1 then q.offered = q.offered + 1 end
   end
   claimed[i] = q and claim(q, each[2], each[3], each[4], each[5])
@@ -248,9 +248,9 @@ for i, each in ipairs(asked[3]) do
     due = due or ending
     if due then answer[2] = math.max(0, due - now) end
     if (#answer - 2) / 2 < each[2] and answer[1] == 0 then
-      call('SADD', q.h, each[6])
+      call('ZADD', q.h, now, each[6])
     else
-      call('SREM', q.h, each[6])
+      call('ZREM', q.h, each[6])
     end
   end
 end
