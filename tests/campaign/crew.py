@@ -56,6 +56,7 @@ class Crew:
     def __init__(self, path: Path, ledger: Ledger, chance: random.Random, *, loud: bool) -> None:
         self.deeds: Counter[str] = Counter()
         self._path = path
+        self._url = f"sqlite:///{path}"
         self._ledger = ledger
         self._chance = chance
         self._errors = None if loud else DEVNULL
@@ -85,11 +86,15 @@ class Crew:
             "stop worker": (1, lambda: self._replace(self._workers, self._worker, signal.SIGTERM)),
             "kill sender": (2, lambda: self._replace(self._senders, self._sender, signal.SIGKILL)),
             "freeze": (2, self._freeze),
-            "keep the file": (1, self._keep_file),
+            **self._deeds_to_store(),
         }
         [name] = self._chance.choices(list(deeds), [often for often, _ in deeds.values()])
         self.deeds[name] += 1
         await deeds[name][1]()
+
+    def _deeds_to_store(self) -> dict[str, tuple[float, Callable[[], Awaitable[None]]]]:
+        """What is done to the store itself, and how often."""
+        return {"keep the file": (1, self._keep_file)}
 
     async def end_sending(self) -> None:
         """Let the senders finish what they are at."""
@@ -134,7 +139,7 @@ class Crew:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.campaign.app", *arguments),
             cwd=ROOT,
-            env={**os.environ, "ONCUE_URL": f"sqlite:///{self._path}"},
+            env={**os.environ, "ONCUE_URL": self._url},
             stdout=PIPE,
             stderr=self._errors,
         )
