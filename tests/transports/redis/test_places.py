@@ -130,6 +130,21 @@ async def test_the_replica_that_takes_over_is_found_by_way_of_sentinels(
             await held.ack()
 
 
+async def test_a_host_that_says_nothing_does_not_stand_for_all(
+    tmp_path: Path, started: Callable[[RedisServer], RedisServer]
+) -> None:
+    silent, server = started(RedisServer(tmp_path / "silent")), started(RedisServer(tmp_path / "server"))
+    silent.freeze()
+    async with opened(f"redis://127.0.0.1:1,127.0.0.1:{silent.port},127.0.0.1:{server.port}/0?timeout=3") as transport:
+        await transport.send(*sends(1))
+        assert b"oncue" in server.command("KEYS", "*")
+    silent.thaw()
+    sentinel = started(Sentinel(tmp_path / "sentinel", server))
+    silent.freeze()
+    async with opened(f"redis://127.0.0.1:{silent.port},127.0.0.1:{sentinel.port}/0?sentinel=main&timeout=2") as found:
+        assert await ids_in(found) == ["0"]
+
+
 async def test_a_primary_that_no_sentinel_knows_is_an_error(
     tmp_path: Path, started: Callable[[RedisServer], RedisServer]
 ) -> None:

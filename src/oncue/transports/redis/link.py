@@ -10,9 +10,9 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hiredis import PushNotification
 from redis import exceptions as theirs
@@ -32,6 +32,8 @@ _SILENCE = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 """Seconds between attempts to connect, which double."""
 _REDIRECTIONS = 5
+
+Result = TypeVar("Result")
 
 _SOURCES = {script.digest.encode(): script.source for script in SCRIPTS}
 
@@ -108,45 +110,54 @@ class Link:
 
     async def _connect(self) -> Connection:
         """A connection to the server that has the keys and takes writes."""
-        shown = self.address.shown
-        problem: TransportError = ConnectionLostError(f"{shown}: no server")
-        try:
-            async with asyncio.timeout(self.address.timeout):
-                moved, self._moved = self._moved, None
-                for place in (*([moved] if moved else []), *await self._places()):
-                    try:
-                        return await self._follow(place)
-                    except AccessDeniedError:
-                        raise
-                    except TransportError as error:
-                        problem = error
-        except TimeoutError:
-            raise ConnectionLostError(f"{shown}: did not answer within {self.address.timeout:g} s") from None
+        moved, self._moved = self._moved, None
+        problem: TransportError = ConnectionLostError(f"{self.address.shown}: no server")
+        for place in (*([moved] if moved else []), *await self._places()):
+            try:
+                return await self._in_time(place, self._follow(place))
+            except AccessDeniedError:
+                raise
+            except TransportError as error:
+                problem = error
         raise problem
 
     async def _places(self) -> Sequence[tuple[str, int]]:
-        if self.address.sentinel is None:
+        """Where to look, in turn."""
+        name = self.address.sentinel
+        if name is None:
             return self.address.hosts
-        places = []
-        error: BaseException | None = None
-        for host, port in self.address.hosts:
-            connection = self._connection(host, port, password=self.address.sentinel_password)
+        problem: TransportError = ConnectionLostError(f"{self.address.shown}: no sentinel knows {name!r}")
+        for place in self.address.hosts:
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]
-                place = await _ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.address.sentinel)
-            except (theirs.RedisError, OSError) as failed:
-                error = failed
+                found = await self._in_time(place, self._ask_sentinel(place, name))
+            except TransportError as error:
+                problem = error
                 continue
-            finally:
-                await _disconnect(connection)
-            if place is not None:
-                places.append((place[0].decode(), int(place[1])))
-                break
-        if not places:
-            if error is not None:
-                raise fault(error, self.address.shown) from error
-            raise ConnectionLostError(f"{self.address.shown}: no sentinel knows {self.address.sentinel!r}")
-        return places
+            if found is not None:
+                return [(found[0].decode(), int(found[1]))]
+        raise problem
+
+    async def _in_time(self, place: tuple[str, int], asking: Coroutine[Any, Any, Result]) -> Result:
+        """Give each host its share of the time, so that one that says nothing does not stand for all."""
+        seconds = self.address.timeout / len(self.address.hosts)
+        try:
+            async with asyncio.timeout(seconds):
+                return await asking
+        except TimeoutError:
+            host, port = place
+            shown = self.address.shown
+            raise ConnectionLostError(f"{shown}: {host}:{port} did not answer within {seconds:g} s") from None
+
+    async def _ask_sentinel(self, place: tuple[str, int], name: str) -> Any:
+        host, port = place
+        connection = self._connection(host, port, password=self.address.sentinel_password)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            return await _ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+        except (theirs.RedisError, OSError) as error:
+            raise fault(error, self.address.shown) from error
+        finally:
+            await _disconnect(connection)
 
     async def _follow(self, place: tuple[str, int]) -> Connection:
         """Connect to a server, or to the one that it says has our keys."""
