@@ -166,6 +166,13 @@ async def test_what_too_few_replicas_have_does_not_count_as_sent(
         with pytest.raises(ConnectionLostError, match="only 0 of 1 replicas"):
             await transport.send(*sends(1, first=1))
         assert await ids_in(transport) == ["0", "1"]
+        async with transport.subscribe("work", prefetch=1) as subscription:
+            lease = await receive(subscription)
+            waiting = asyncio.ensure_future(receive(subscription))
+            with pytest.raises(ConnectionLostError, match="only 0 of 1 replicas"):
+                await lease.ack()
+            again = await waiting
+            assert (again.message.id, again.attempt) == ("1", 1), "what came with the refusal is not lost with it"
 
 
 async def test_a_certificate_is_checked_and_what_is_said_is_not_readable(

@@ -39,6 +39,7 @@ class Desk:
         self._leaving: list[RedisSubscription] = []
         self._commands: list[Command] = []
         self._joins: list[Command] = []
+        self._waits: list[Command] = []
         self._under_way = 0
         self._claiming = False
         self._answers_due = 0
@@ -121,6 +122,9 @@ class Desk:
 
     def opening(self) -> Iterable[Command]:
         self._joins.clear()
+        waits, self._waits = self._waits, []
+        for wait in waits:  # it would be answered for what this connection has written, which is nothing
+            wait.done(ConnectionLostError(f"{self.address.shown}: the connection broke before replicas had it"))
         for channel in self._subscriptions:  # one command for each, because each gets an answer of its own
             yield Command((b"SUBSCRIBE", channel), self._heard)
         for queue, tokens in self._doubtful.items():
@@ -128,8 +132,9 @@ class Desk:
         self._doubtful = {}
 
     def compose(self) -> Iterable[Command]:
-        commands = [*self._joins, *self._commands]
+        commands = [*self._joins, *self._waits, *self._commands]
         self._joins.clear()
+        self._waits.clear()
         self._commands.clear()
         while self._under_way < _WINDOW:
             turn = self._next_turn()
@@ -156,7 +161,8 @@ class Desk:
         settles, self._settles = self._settles, deque()
         for settle in settles:
             settle.lease.settled(settle, again(error))
-        commands, self._commands = self._commands, []
+        commands = [*self._waits, *self._commands]
+        self._waits, self._commands = [], []
         for command in commands:
             command.done(error)
         self._leaving.clear()
@@ -199,12 +205,11 @@ class Desk:
             count += delivery.count
             size += delivery.size
 
-    def _ended(self, turn: Turn) -> Callable[[Any], None]:
+    def _ended(self, turn: Turn) -> Callable[..., None]:
         claims = [claim for claim in turn.claims if claim.most]
-
         over = False
 
-        def ended(answer: Any) -> None:
+        def ended(answer: Any, problem: TransportError | None = None) -> None:
             nonlocal over
             if over:
                 return
@@ -219,7 +224,7 @@ class Desk:
                 turn.fail(answer)
             else:
                 try:
-                    self._deliveries.extendleft(reversed(turn.apply(answer)))
+                    self._deliveries.extendleft(reversed(turn.apply(answer, problem)))
                 except Exception as error:  # a fault of ours must leave nobody waiting
                     turn.fail(error)
                     raise
@@ -236,20 +241,21 @@ class Desk:
             return Command(turn.args(), ended)
 
         def confirmed(answer: Any, count: Any) -> None:
+            shown = self.address.shown
             if isinstance(count, Exception):
-                ended(count)
-            elif count >= replicas:
-                ended(answer)
+                ended(answer, fault(count, shown))
+            elif count < replicas:
+                text = f"{shown}: only {count} of {replicas} replicas have what was stored"
+                ended(answer, ConnectionLostError(text))
             else:
-                shown = self.address.shown
-                ended(ConnectionLostError(f"{shown}: only {count} of {replicas} replicas have what was stored"))
+                ended(answer)
 
         def answered(answer: Any) -> None:
             if isinstance(answer, Exception):
                 ended(answer)
                 return
             wait = round(500 * self.address.timeout)
-            self._commands.append(Command((b"WAIT", replicas, wait), lambda count: confirmed(answer, count)))
+            self._waits.append(Command((b"WAIT", replicas, wait), lambda count: confirmed(answer, count)))
             self.link.wake()
 
         return Command(turn.args(), answered)

@@ -120,9 +120,16 @@ class Turn:
         keys = [self._prefix + name for name in self._keys]
         return [b"EVALSHA", TURN.digest.encode(), len(keys), *keys, document, CLAIMED, *self._payloads]
 
-    def apply(self, answer: Sequence[Any]) -> list[Delivery]:
-        """Tell all who asked what came of it; those whose sends have to be tried once more, because of others."""
+    def apply(self, answer: Sequence[Any], problem: TransportError | None = None) -> list[Delivery]:
+        """Tell all who asked what came of it; those whose sends have to be tried once more, because of others.
+
+        With a `problem` what was changed may not last, and whoever asked for a change is told so.
+        """
         sent, settled, claimed = answer
+        if problem is not None:
+            self._refuse(problem)
+            self._apply_claims(claimed)
+            return []
         repeat = self._apply_sends(sent)
         names = list(self._keys)
         for settles, (lost, absent) in zip(self._places, settled, strict=True):
@@ -134,19 +141,26 @@ class Turn:
                 problems[place - 1] = QueueNotFoundError(names[key - 1])
             for index, settle in enumerate(settles):
                 settle.lease.settled(settle, problems.get(index) if problems else None)
-        for claim, found in zip(self.claims, claimed, strict=True):
-            claim.subscription.claimed(claim, found)
+        self._apply_claims(claimed)
         return repeat
 
     def fail(self, answer: Exception) -> None:
         """Tell all who asked that it came to nothing, as far as anybody knows."""
         error = fault(answer, self._shown)
+        self._refuse(error)
+        for claim in self.claims:
+            if claim.most:
+                claim.subscription.failed(error)
+
+    def _refuse(self, error: TransportError) -> None:
         for delivery in self.deliveries:
             _refuse(delivery.future, error)
         for settle in self.settles:
             settle.lease.settled(settle, again(error))
-        for claim in self.claims:
-            claim.subscription.failed(error)
+
+    def _apply_claims(self, claimed: Sequence[Any]) -> None:
+        for claim, found in zip(self.claims, claimed, strict=True):
+            claim.subscription.claimed(claim, found)
 
     def _apply_sends(self, sent: Any) -> list[Delivery]:
         if isinstance(sent, bytes):
