@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 from brokers.redis_server import RedisServer
@@ -329,3 +331,43 @@ async def test_ten_thousand_messages_of_a_hundred_publishers_outlive_restarts(
         assert len(seen) == total
         # What is seen twice was under way when the server went away: sent twice, or acknowledged without an answer.
         assert seen.total() - total <= 2 * (100 + 50 + 50) * len(restarts)
+
+
+async def test_cancelled_calls_and_cut_connections_together_lose_nothing_and_double_nothing(
+    server: RedisServer,
+) -> None:
+    chance = random.Random(7)
+    total = 1500
+    async with (
+        Proxy(server.port) as proxy,
+        opened(server.url, "work", "next", lease=1.0) as observer,
+        opened(proxy.url, "work", "next", lease=1.0) as transport,
+    ):
+        await observer.send(*sends(total))
+
+        async def hop(subscription: Subscription) -> None:
+            with suppress(ConnectionLostError, LeaseLostError):
+                lease = await subscription.receive()
+                await lease.ack(Send("next", lease.message))
+
+        async def work(subscription: Subscription) -> None:
+            while True:
+                going = asyncio.ensure_future(hop(subscription))
+                await asyncio.wait([going], timeout=chance.choice((None, 0.0, 0.001, 0.003)))
+                going.cancel()
+                await asyncio.wait([going])
+
+        async def cut() -> None:
+            while True:
+                await asyncio.sleep(chance.uniform(0.0, 0.1))
+                proxy.cut()
+
+        async with transport.subscribe("work", prefetch=20) as subscription:
+            tasks = [asyncio.create_task(cut()), *(asyncio.create_task(work(subscription)) for _ in range(20))]
+            async with asyncio.timeout(40):
+                while await depth(observer) != (0, 0, 0):
+                    await asyncio.sleep(0.05)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert Counter(await ids_in(observer, "next")) == Counter(str(number) for number in range(total))
