@@ -130,7 +130,7 @@ class CanBeCancelledBetweenTwoSteps(MemoryLease):
 class CanBeCancelledBetweenAckAndSend(MemoryLease):
     async def ack(self, *sends: Send) -> None:
         await super().ack()
-        await asyncio.sleep(0)
+        await asyncio.sleep(60)  # longer than an interrupted sweep waits for what is under way
         self.queue.store.put(sends)
 
 
