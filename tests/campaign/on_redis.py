@@ -14,15 +14,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from oncue.core.envelope import decode_envelope
 from oncue.core.errors import ConnectionLostError
+from oncue.core.message import Message
 from oncue.transports import open_transport
-from oncue.transports.base import QueueSpec, Transport
+from oncue.transports.base import Depth, QueueSpec, Transport
 from tests.brokers.redis_server import RedisServer
 
 from .crew import Crew
@@ -95,10 +97,24 @@ async def campaign(server: RedisServer, seconds: float, chance: random.Random, *
     deeds = ", ".join(f"{name} {number}" for name, number in sorted(crew.deeds.items()))
     print(f"{time.monotonic() - started:.0f} s: {deeds}", flush=True)
     for queue, add in ((LANDED, ledger.land), (DEAD, ledger.die)):
-        for message in await transport.peek(queue, limit=10_000_000):
+        async for message in rest(transport, queue):
             add(msgspec.json.decode(decode_envelope(message.body).payload, type=list[int]))
     await transport.close()
     return ledger
+
+
+async def rest(transport: Transport, queue: str) -> AsyncIterator[Message]:
+    """Take all that is in a queue, when nobody does anything to the server any more."""
+    async with transport.subscribe(queue, prefetch=1000) as subscription:
+        while await transport.depth(queue) != Depth(0, 0, 0):
+            leases = [await subscription.receive()]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    while len(leases) < 1000:
+                        leases.append(await subscription.receive())
+            await asyncio.gather(*(lease.ack() for lease in leases))
+            for lease in leases:
+                yield lease.message
 
 
 async def all_done(transport: Transport) -> None:

@@ -21,7 +21,7 @@ from oncue.transports.base import Depth, Features, QueueSpec
 from oncue.transports.redis.address import Address, parse
 from oncue.transports.redis.codec import MAX_BODY, decode
 from oncue.transports.redis.desk import Desk
-from oncue.transports.redis.scripts import DECLARE, DELETE, DEPTH, PEEK, PURGE
+from oncue.transports.redis.scripts import DECLARE, DELETE, DEPTH, PEEK, PURGE, READ
 from oncue.transports.redis.subscription import RedisSubscription, check_prefetch
 from oncue.transports.redis.turn import Delivery, microseconds
 
@@ -41,8 +41,10 @@ FEATURES = Features(
     retention=True,
 )
 
-_PEEKED = 4 * 1024 * 1024
-"""Bytes that one answer holds of what is looked at, about."""
+MOST_PEEKED = 200_000
+"""Messages that are shown at once, whatever the limit: the server does nothing else while it lists them."""
+_PAGE, _PEEKED = 1000, 4 * 1024 * 1024
+"""Messages, and bytes, that one answer holds of what is looked at, about."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(QueueSpec).decode
@@ -122,12 +124,17 @@ class RedisTransport:
             await subscription.leave()
 
     async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
+        limit = max(0, min(limit, MOST_PEEKED))
+        kinds = await self._ask(PEEK, queue, limit)
+        numbers = sorted({int(entry.partition(b":")[0]) for kind in kinds for entry in kind})
         found: list[Message] = []
-        while True:
-            payloads = await self._ask(PEEK, queue, max(0, limit), len(found), _PEEKED)
+        start = 0
+        while start < len(numbers) and len(found) < limit:
+            page = numbers[start : start + min(_PAGE, limit - len(found))]
+            looked, *payloads = await self._ask(READ, queue, _PEEKED, *page)
             found += map(decode, payloads)
-            if not payloads or len(found) >= limit:
-                return found
+            start += looked
+        return found
 
     async def depth(self, queue: str) -> Depth:
         return Depth(*await self._ask(DEPTH, queue))

@@ -17,6 +17,6 @@ class Script:
         self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 
-TURN, DECLARE, DELETE, DEPTH, PEEK, PURGE, RESTORE = SCRIPTS = tuple(
-    map(Script, ("turn", "declare", "delete", "depth", "peek", "purge", "restore"))
+TURN, DECLARE, DELETE, DEPTH, PEEK, READ, PURGE, RESTORE = SCRIPTS = tuple(
+    map(Script, ("turn", "declare", "delete", "depth", "peek", "read", "purge", "restore"))
 )
