@@ -289,11 +289,11 @@ def test_it_is_not_ready_while_its_transport_is_away(folder: Path) -> None:
 def test_a_person_at_a_terminal_sees_sentences_and_a_line_that_lives() -> None:
     Path("jobs.py").write_text(APP, encoding="utf-8")
     send("greet", "Ada")
-    code, shown = on_terminal("run", "jobs:app", typed=b"\x03")
+    code, shown = on_terminal("run", "jobs:app", typed=b"\x03", until=b"done ")
     assert code == 0, shown
     lines = [line.replace("\x1b[2K", "").strip("\r") for line in shown.splitlines()]
     assert lines[0].endswith("runs jobs:app on sqlite:///jobs.db")
-    assert any(line.endswith("  greet    queue asya-greet    up to 100 at once") for line in lines)
+    assert any(line.endswith("  greet    queue asya-greet    up to 100 at once") for line in lines), shown
     assert any("done 0" in line for line in lines)
     assert lines[-1].startswith("Stopped after ")
     assert "{" not in shown
