@@ -18,6 +18,7 @@ from oncue.core.errors import ConnectionLostError, TransportClosedError
 from oncue.core.failure import Failure
 from oncue.results import Result, Status
 from oncue.transports.sqlite.file import connect, mapped_errors, path_of, prepare
+from oncue.transports.sqlite.forks import free_inherited, watch
 
 __all__ = ["SQLiteResults", "has_results", "path_of"]
 
@@ -60,12 +61,13 @@ class SQLiteResults:
     def __init__(self, path: Path, retention: float) -> None:
         self._path = path
         self._retention = retention
-        self._lock = threading.Lock()
+        self.turn = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._closed = False
         self._purged_at = 0.0
         self._waiting: list[tuple[_Row, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
+        watch(self)
 
     async def put(self, result: Result) -> None:
         failure = None if result.failure is None else msgspec.json.encode(result.failure)
@@ -104,6 +106,11 @@ class SQLiteResults:
         await asyncio.to_thread(self._close)
         if self._writing is not None:
             await asyncio.wait({self._writing})
+
+    def abandon(self) -> Callable[[], None] | None:
+        """In a forked child: let go of the connection; it gets its own. See `oncue.transports.sqlite.forks`."""
+        connection, self._connection = self._connection, None
+        return None if connection is None else connection.close
 
     async def _rows(self, query: str, parameters: tuple[Any, ...]) -> Sequence[Result]:
         def read(connection: sqlite3.Connection) -> Sequence[Result]:
@@ -168,7 +175,7 @@ class SQLiteResults:
         return self._with(drop, 0, reading=True)
 
     def _close(self) -> None:
-        with self._lock:
+        with self.turn:
             self._closed = True
             if self._connection is not None:
                 self._connection.close()
@@ -176,7 +183,7 @@ class SQLiteResults:
 
     def _with(self, work: Callable[[sqlite3.Connection], _T], nothing: _T, *, reading: bool = False) -> _T:
         """What `work` returns, or `nothing` when it only reads and there is no file."""
-        with self._lock, mapped_errors(self._path):
+        with self.turn, mapped_errors(self._path):
             if self._closed:
                 raise TransportClosedError
             if self._connection is None:
@@ -195,6 +202,7 @@ def has_results(path: Path) -> bool:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    free_inherited()
     prepare(path)
     connection = connect(path)
     try:

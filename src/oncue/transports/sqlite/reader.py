@@ -76,9 +76,14 @@ class Reader:
     def close(self) -> None:
         """Blocks until the present question is answered."""
         self._thread.shutdown()
-        self.abandon()
+        self._disconnect()
 
-    def abandon(self) -> None:
+    def abandon(self) -> Callable[[], None] | None:
+        """In a forked child: let go of the connection. See `forks`."""
+        connection, self._connection = self._connection, None
+        return None if connection is None else connection.close
+
+    def _disconnect(self) -> None:
         """Close the connection, in this thread."""
         if self._connection is not None:
             self._connection.close()
@@ -101,7 +106,7 @@ class Reader:
             except QueueNotFoundError:
                 raise
             except Exception as error:
-                self.abandon()
+                self._disconnect()
                 raise mapped(error, self._path) from error
 
 

@@ -22,6 +22,7 @@ from oncue.transports.base import Depth, Features, QueueSpec
 from oncue.transports.sqlite.clock import wall
 from oncue.transports.sqlite.feed import Kind, Port, Request
 from oncue.transports.sqlite.file import BUSY, path_of, place_of, prepare
+from oncue.transports.sqlite.forks import free_inherited, opening, watch
 from oncue.transports.sqlite.reader import Reader
 from oncue.transports.sqlite.store import Queue, Store, differences
 from oncue.transports.sqlite.subscription import MAX_BODY, SQLiteSubscription, rows_of
@@ -51,11 +52,12 @@ class _Opened:
         self.writer = Writer(path, busy)
         self.reader = Reader(path)
         self.users = 0
+        watch(self.writer)
+        watch(self.reader)
 
 
 # One writer for each file: group commit is as good as the number of those who share it.
 _opened: dict[tuple[int, int], _Opened] = {}
-_opening = threading.Lock()
 
 
 async def open_sqlite(url: str, *, busy: float = BUSY) -> SQLiteTransport:
@@ -222,7 +224,8 @@ def _check_seconds(name: str, seconds: float) -> None:
 
 
 def _acquire(path: Path, busy: float) -> tuple[tuple[int, int], _Opened]:
-    with _opening:
+    with opening:
+        free_inherited()
         prepare(path)
         place = place_of(path)
         if place is None:
@@ -235,7 +238,7 @@ def _acquire(path: Path, busy: float) -> tuple[tuple[int, int], _Opened]:
 
 
 def _release(place: tuple[int, int]) -> None:
-    with _opening:
+    with opening:
         opened = _opened[place]
         opened.users -= 1
         if not opened.users:
@@ -250,29 +253,5 @@ def _release_unused(opening: asyncio.Future[Any]) -> None:
         threading.Thread(target=_release, args=(place,)).start()
 
 
-_paused: list[threading.Lock] = []
-
-
-def _pause() -> None:
-    """Before a fork: let no thread be inside SQLite, whose locks a child would inherit for ever."""
-    locks = [_opening]
-    locks += [lock for opened in list(_opened.values()) for lock in (opened.writer.turn, opened.reader.turn)]
-    _paused.extend(lock for lock in locks if lock.acquire(timeout=2 * BUSY))
-
-
-def _resume() -> None:
-    while _paused:
-        _paused.pop().release()
-
-
-def _forget() -> None:
-    """In a forked child: what was open belongs to the parent; the child opens its own."""
-    for opened in _opened.values():
-        opened.writer.abandon()
-        opened.reader.abandon()
-    _opened.clear()
-    _resume()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_pause, after_in_parent=_resume, after_in_child=_forget)
+    os.register_at_fork(after_in_child=_opened.clear)  # the child opens its own

@@ -12,7 +12,7 @@ import selectors
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -87,15 +87,19 @@ class Writer:
         self._poke()
         self._thread.join()
 
-    def abandon(self) -> None:
-        """In a forked child: close what was inherited without touching what is the parent's."""
+    def abandon(self) -> Callable[[], None]:
+        """In a forked child: let go of what was inherited without touching what is the parent's. See `forks`."""
         self.abandoned = True
-        if self._store is not None:
-            self._store.connection.close()
-            self._store = None
+        store, self._store = self._store, None
         self._bell.close(inherited=True)
         self._nudge.close()
         self._nudged.close()
+
+        def free() -> None:
+            if store is not None:  # all of it stays until then, for its statements are SQLite's as well
+                store.connection.close()
+
+        return free
 
     def check(self) -> None:
         """Raise `ConnectionLostError` in a process that is not the one that opened the file."""
