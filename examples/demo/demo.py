@@ -161,8 +161,8 @@ def main(folder: Path, library: Path) -> int:
     """Run the demo; the exit code."""
     console.print("[bold]OnCue demo:[/] measure the source files of Python's own standard library\n")
     console.print(f"  Python   {sys.version.split()[0]}, its library in {library}")
-    console.print(f"  queues   {shown(folder / '.oncue/oncue.db')}, a file; each step is on disk before it counts")
-    console.print(f"  actors   {' → '.join(ACTORS)}, plain functions in {shown(HERE / 'sourcefiles.py')};")
+    console.print(f"  queues   {shown(folder / '.oncue/oncue.db')}, a file, flushed to disk at each step")
+    console.print(f"  actors   {' → '.join(ACTORS)}, functions in {shown(HERE / 'sourcefiles.py')};")
     console.print(f"           [bold]oncue up[/] runs them as {shown(HERE / 'actors.yaml')} says\n")
     files = report.source_files(library)
     started = time.monotonic()
@@ -220,7 +220,7 @@ def kill(up: Up, show: Show) -> bool:
         return False
     pid, replica = random.choice(workers)
     os.kill(pid, signal.SIGKILL)
-    show.say(f"[bold red]killed process {pid} of {replica}[/] with SIGKILL, in the middle of its work")
+    show.say(f"[bold red]killed process {pid} of {replica}[/] with SIGKILL, in the middle of work")
     return True
 
 

@@ -1,6 +1,6 @@
 """Kill, freeze and restart workers and senders at random moments, then count the messages: `python -m tests.campaign`.
 
-Ends with 1 if a message was lost, doubled or invented.
+Ends with 1 if a message was lost, doubled or invented. With `--up` it is another campaign, that of `tests.campaign.up`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from oncue.transports.base import QueueSpec, Subscription, Transport
 
 from .crew import Crew, crew_on
 from .ledger import Ledger, shown
+from .up import __main__ as up
 
 QUEUES = ("asya-carry", "asya-hand_on")
 LANDED = "asya-landed"
@@ -91,11 +92,16 @@ def report(ledger: Ledger, crew: Crew, seconds: float) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; 1 if the messages do not add up."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--up" in words:
+        words.remove("--up")
+        return up.main(words)
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
+    parser.add_argument("--up", action="store_true", help="against oncue up instead; see --up --help")
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=None, help="what to do when (default: another one each time)")
     parser.add_argument("--verbose", action="store_true", help="show what the processes say")
-    options = parser.parse_args(argv)
+    options = parser.parse_args(words)
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     print(f"campaign of {options.minutes:g} minutes with seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="oncue-campaign-") as folder:
