@@ -8,12 +8,12 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+from oncue.local.launch import program_words
 from oncue.local.state import NoAnswer, ask, find
 
 from . import handlers, store
@@ -49,7 +49,9 @@ class Crew:
 
     async def begin(self) -> None:
         """Start the supervisor, and return when it has started."""
-        words = [sys.executable, "-P", "-m", "oncue", "up", *(["--isolate"] if self._isolate else [])]
+        words = program_words(
+            "up", *(["--isolate"] if self._isolate else [])
+        )  # gone with this process, even if that is killed
         environ = {name: text for name, text in os.environ.items() if not name.startswith(("ONCUE_", "ASYA_"))}
         before = self._said("up.started")
         self._up = subprocess.Popen(
