@@ -44,6 +44,10 @@ class Stop:
         """Return when the pumps are to end."""
         await self._asked.wait()
 
+    async def wait_at_most(self, seconds: float) -> None:
+        """Return when the pumps are to end, or after `seconds`."""
+        await happens(self._asked, seconds)
+
     async def wait_forced(self) -> None:
         """Return when the grace period is over, or at once after `now`; to be called after `wait`."""
         try:

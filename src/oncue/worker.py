@@ -193,7 +193,7 @@ class Worker:
                 for pulse in pulses:
                     pulse.lost(str(error))
                 tries += 1
-                await self._pause(_BACK_OFF.backoff(tries) * random.uniform(0.5, 1.0))
+                await self.stop.wait_at_most(_BACK_OFF.backoff(tries) * random.uniform(0.5, 1.0))
 
     async def _work(self, transport: Transport) -> None:
         if not self._look:
@@ -218,13 +218,6 @@ class Worker:
                 counts = [count for depth in depths for count in (depth.ready, depth.delayed)]
                 self.tally.waiting = None if None in counts else sum(count or 0 for count in counts)
             await asyncio.sleep(max(_LOOK, 20 * (time.perf_counter() - began)))
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self.stop.wait()
-        except TimeoutError:
-            return
 
 
 @asynccontextmanager

@@ -35,7 +35,7 @@ from oncue.outgoing import ERROR_END, HAPPY_END
 from oncue.results import open_results
 from oncue.sidecar.actor import SidecarActor
 from oncue.sidecar.ends import EndActor
-from oncue.stop import Stop
+from oncue.stop import Stop, happens
 from oncue.transports import open_transport
 from oncue.transports.base import Depth, QueueSpec, Transport
 from oncue.work import single_failure
@@ -144,7 +144,7 @@ class Local:
                     shown = {"url": redact_url(self._settings.url), "error": str(error)}
                     _log.warning("worker.waiting", extra={"fields": shown})
                 tries += 1
-                await self._pause(_BACK_OFF.backoff(tries) * random.uniform(0.5, 1.0))
+                await happens(self.stop, _BACK_OFF.backoff(tries) * random.uniform(0.5, 1.0))
             else:
                 return transport
         return None
@@ -335,10 +335,3 @@ class Local:
     async def _with_dead(self, report: ActorReport) -> ActorReport:
         depth = await self._depth(dead_queue_name(self._settings.prefix + report.name))
         return report if depth is None else msgspec.structs.replace(report, dead=depth.ready)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self.stop.wait()
-        except TimeoutError:
-            return

@@ -13,19 +13,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
-import msgspec
-
 from oncue.core.errors import (
     ConfigError,
     InvalidValueError,
     MessageTooLargeError,
-    QueueMismatchError,
     QueueNotFoundError,
     TransportClosedError,
 )
-from oncue.core.message import Message, Send, check_delay, check_queue_name
+from oncue.core.message import Message, Send, check_delay
 from oncue.core.redact import redact
 from oncue.transports.base import Depth, Features, QueueSpec
+from oncue.transports.checks import check_equal, check_spec
 from oncue.transports.memory.queue import MemoryQueue
 from oncue.transports.memory.subscription import MemorySubscription
 
@@ -141,17 +139,9 @@ class MemoryTransport:
 
     async def declare(self, spec: QueueSpec) -> None:
         self.check_open()
-        check_queue_name(spec.name)
-        _check_seconds("lease", spec.lease)
-        if spec.retention is not None:
-            _check_seconds("retention", spec.retention)
+        check_spec(spec)
         queue = self.store.queues.setdefault(spec.name, self.store.queue_type(self.store, spec))
-        have = msgspec.structs.asdict(queue.spec)
-        differences = {
-            name: (have[name], asked) for name, asked in msgspec.structs.asdict(spec).items() if asked != have[name]
-        }
-        if differences:
-            raise QueueMismatchError(spec.name, differences)
+        check_equal(queue.spec, spec)
 
     async def delete(self, queue: str) -> None:
         self.check_open()
@@ -216,11 +206,6 @@ class MemoryTransport:
         """The queue of this name, for a connection that is open."""
         self.check_open()
         return self.store.queue(name)
-
-
-def _check_seconds(name: str, seconds: float) -> None:
-    if not check_delay(seconds) > 0:
-        raise InvalidValueError(f"{name} {seconds!r}: expected more than 0 seconds")
 
 
 # What `memory:NAME` means by "the same": this dict is the process's memory, as a file is SQLite's.

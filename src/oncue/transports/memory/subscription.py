@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from oncue.core.errors import InvalidValueError, LeaseLostError, TransportClosedError
 from oncue.core.message import Send, check_delay
+from oncue.transports.checks import check_prefetch
 
 if TYPE_CHECKING:
     from oncue.transports.memory import MemoryTransport
@@ -80,7 +81,7 @@ class MemorySubscription:
         self.connection = connection
         self.suspects = 0
         self._name = name
-        self._prefetch = _check_prefetch(prefetch)
+        self._prefetch = check_prefetch(prefetch)
         self._unsettled: dict[MemoryLease, None] = {}
         self._waiters: deque[Future[MemoryLease]] = deque()
         self._left = False
@@ -102,7 +103,7 @@ class MemorySubscription:
                 lease.give_back()
 
     def resize(self, prefetch: int) -> None:
-        self._prefetch = _check_prefetch(prefetch)
+        self._prefetch = check_prefetch(prefetch)
         queue = self._queue()
         self.update_hunger(queue)
         queue.dispatch()
@@ -178,9 +179,3 @@ class MemorySubscription:
                 waiter.result().give_back()
             self.update_hunger(queue)
             raise
-
-
-def _check_prefetch(prefetch: int) -> int:
-    if prefetch < 1:
-        raise InvalidValueError(f"prefetch {prefetch!r}: expected 1 or more")
-    return prefetch

@@ -19,6 +19,7 @@ from oncue.core.errors import (
     TransportError,
 )
 from oncue.core.message import Message, Send
+from oncue.transports.checks import check_prefetch
 from oncue.transports.redis.codec import decode
 from oncue.transports.redis.faults import again
 from oncue.transports.redis.turn import Claim, Kind, Settle, microseconds, parcels_of
@@ -410,9 +411,3 @@ class RedisSubscription:
     def _calm(self) -> None:
         if self._quiet is not None and not self._quiet.done():
             self._quiet.set_result(None)
-
-
-def check_prefetch(prefetch: int) -> int:
-    if prefetch < 1:
-        raise InvalidValueError(f"prefetch {prefetch!r}: expected 1 or more")
-    return prefetch

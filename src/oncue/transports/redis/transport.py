@@ -11,18 +11,17 @@ import msgspec
 
 from oncue.core.errors import (
     IncompatibleStoreError,
-    InvalidValueError,
-    QueueMismatchError,
     QueueNotFoundError,
     TransportClosedError,
 )
-from oncue.core.message import Message, Send, check_delay, check_queue_name
+from oncue.core.message import Message, Send
 from oncue.transports.base import Depth, Features, QueueSpec
+from oncue.transports.checks import check_equal, check_prefetch, check_spec
 from oncue.transports.redis.address import Address, parse
 from oncue.transports.redis.codec import MAX_BODY, decode
 from oncue.transports.redis.desk import Desk
 from oncue.transports.redis.scripts import DECLARE, DELETE, DEPTH, PEEK, PURGE, READ
-from oncue.transports.redis.subscription import RedisSubscription, check_prefetch
+from oncue.transports.redis.subscription import RedisSubscription
 from oncue.transports.redis.turn import Delivery, microseconds
 
 FEATURES = Features(
@@ -79,15 +78,13 @@ class RedisTransport:
 
     async def declare(self, spec: QueueSpec) -> None:
         self._check_open()
-        check_queue_name(spec.name)
-        lease = _check_seconds("lease", spec.lease)
-        kept = "" if spec.retention is None else _check_seconds("retention", spec.retention)
+        check_spec(spec)
+        lease = _length(spec.lease)
+        kept = "" if spec.retention is None else _length(spec.retention)
         have = await self.desk.call(
             DECLARE, spec.name, spec.name, _encode(spec), lease, kept, int(spec.fifo), index=True
         )
-        found = _differences(_read(have), spec)
-        if found:
-            raise QueueMismatchError(spec.name, found)
+        check_equal(_read(have), spec)
 
     async def delete(self, queue: str) -> None:
         self._check_open()
@@ -171,9 +168,7 @@ class RedisTransport:
             raise TransportClosedError
 
 
-def _check_seconds(name: str, seconds: float) -> int:
-    if not check_delay(seconds) > 0:
-        raise InvalidValueError(f"{name} {seconds!r}: expected more than 0 seconds")
+def _length(seconds: float) -> int:
     return max(1, microseconds(seconds))
 
 
@@ -184,8 +179,3 @@ def _read(stored: bytes) -> QueueSpec:
         raise IncompatibleStoreError(
             f"the list of queues was written by another version, or by others: {error}"
         ) from error
-
-
-def _differences(have: QueueSpec, asked: QueueSpec) -> dict[str, tuple[Any, Any]]:
-    was = msgspec.structs.asdict(have)
-    return {name: (was[name], value) for name, value in msgspec.structs.asdict(asked).items() if value != was[name]}

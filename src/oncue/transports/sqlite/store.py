@@ -436,9 +436,3 @@ def _queue(id: int, text: str) -> Queue:
     spec = msgspec.json.decode(text, type=QueueSpec)
     retention = None if spec.retention is None else round(spec.retention * 1e6)
     return Queue(id, spec, max(1, round(spec.lease * 1e6)), retention)
-
-
-def differences(have: QueueSpec, asked: QueueSpec) -> Mapping[str, tuple[object, object]]:
-    """The settings in which two queues differ."""
-    old, new = msgspec.structs.asdict(have), msgspec.structs.asdict(asked)
-    return {name: (old[name], new[name]) for name in new if old[name] != new[name]}

@@ -7,18 +7,18 @@ from asyncio import CancelledError, Future
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from oncue.core.errors import (
     InvalidValueError,
     LeaseLostError,
-    MessageTooLargeError,
     TransportClosedError,
     TransportError,
 )
-from oncue.core.message import Message, Send, check_delay
+from oncue.core.message import Send, check_delay
+from oncue.transports.checks import check_prefetch, encode_head
 from oncue.transports.sqlite.clock import steady
 from oncue.transports.sqlite.feed import Feed, Grant, Kind, Request, Stage, again
 from oncue.transports.sqlite.store import Row, Store
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 MAX_BODY = 512 * 1024 * 1024
 
 _encode = msgspec.json.Encoder().encode
-_NONE: dict[str, str] = {}
 _log = logging.getLogger("oncue.transports.sqlite")
 
 
@@ -199,33 +198,10 @@ def rows_of(sends: Sequence[Send]) -> list[Row]:
     return [_row(send) for send in sends]
 
 
-def check_prefetch(prefetch: int) -> int:
-    if prefetch < 1:
-        raise InvalidValueError(f"prefetch {prefetch!r}: expected 1 or more")
-    return prefetch
-
-
 def _row(send: Send) -> Row:
-    message: Message = send.message
-    body: Any = message.body
-    if not isinstance(body, bytes | bytearray):
-        raise InvalidValueError(f"message {message.id!r}: the body has to be bytes, not {type(body).__name__}")
-    if len(body) > MAX_BODY:
-        raise MessageTooLargeError(send.queue, len(body), MAX_BODY)
-    key, headers = message.key, _NONE
-    words: list[Any] = [message.id] if key is None else [message.id, key]
-    if message.headers:
-        headers = dict(message.headers)
-        words += [*headers, *headers.values()]
-    if not all([isinstance(word, str) for word in words]):  # noqa: C419  # a list is faster than a generator
-        raise InvalidValueError(f"message {message.id!r}: id, key and headers have to be text")
-    try:
-        head = _encode((message.id, key, headers)).decode()
-    except UnicodeEncodeError as error:
-        raise InvalidValueError(
-            f"message {message.id!r}: id, key and headers have to be valid Unicode: {error}"
-        ) from None
-    return Row(send.queue, _microseconds(send.delay) if send.delay else 0, key, head, bytes(body))
+    message = send.message
+    head = encode_head(send, _encode, MAX_BODY).decode()
+    return Row(send.queue, _microseconds(send.delay) if send.delay else 0, message.key, head, bytes(message.body))
 
 
 def _microseconds(seconds: float) -> int:

@@ -12,19 +12,18 @@ from typing import Any
 
 from oncue.core.errors import (
     ConnectionLostError,
-    InvalidValueError,
-    QueueMismatchError,
     QueueNotFoundError,
     TransportClosedError,
 )
-from oncue.core.message import Message, Send, check_delay, check_queue_name
+from oncue.core.message import Message, Send
 from oncue.transports.base import Depth, Features, QueueSpec
+from oncue.transports.checks import check_equal, check_spec
 from oncue.transports.sqlite.clock import wall
 from oncue.transports.sqlite.feed import Kind, Port, Request
 from oncue.transports.sqlite.file import BUSY, path_of, place_of, prepare
 from oncue.transports.sqlite.forks import free_inherited, opening, watch
 from oncue.transports.sqlite.reader import Reader
-from oncue.transports.sqlite.store import Queue, Store, differences
+from oncue.transports.sqlite.store import Queue, Store
 from oncue.transports.sqlite.subscription import MAX_BODY, SQLiteSubscription, rows_of
 from oncue.transports.sqlite.writer import Writer
 
@@ -93,10 +92,7 @@ class SQLiteTransport:
 
     async def declare(self, spec: QueueSpec) -> None:
         self.check_open()
-        check_queue_name(spec.name)
-        _check_seconds("lease", spec.lease)
-        if spec.retention is not None:
-            _check_seconds("retention", spec.retention)
+        check_spec(spec)
         await self.port.call(lambda store: _declare(store, spec))
 
     async def delete(self, queue: str) -> None:
@@ -213,14 +209,7 @@ def _declare(store: Store, spec: QueueSpec) -> None:
             if not store.knows(spec.name):
                 store.add_queue(spec)
         store.refresh_queues()
-    found = differences(store.queue(spec.name).spec, spec)
-    if found:
-        raise QueueMismatchError(spec.name, found)
-
-
-def _check_seconds(name: str, seconds: float) -> None:
-    if not check_delay(seconds) > 0:
-        raise InvalidValueError(f"{name} {seconds!r}: expected more than 0 seconds")
+    check_equal(store.queue(spec.name).spec, spec)
 
 
 def _acquire(path: Path, busy: float) -> tuple[tuple[int, int], _Opened]:
