@@ -11,78 +11,9 @@ from typing import Any
 
 from redis.asyncio import Connection
 
-from oncue.core.errors import LeaseLostError, TransportError
-from oncue.core.message import Message, Send
+from oncue.core.message import Send
 from oncue.transports.base import Subscription
 from oncue.transports.redis import open_redis
-
-
-def sender(pipe: Pipe, url: str, first: int, at_once: int = 20) -> None:
-    """Send for ever, say each number that is stored."""
-
-    async def main() -> None:
-        transport = await open_redis(url)
-        numbers = count(first)
-
-        async def send() -> None:
-            for number in numbers:
-                await transport.send(Send("work", Message(b"body", str(number))))
-                pipe.send(number)
-
-        pipe.send("ready")
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(send())
-
-    asyncio.run(main())
-
-
-def hopper(pipe: Pipe, url: str, at_once: int = 20) -> None:
-    """Hand on from one queue to two others, for ever: to `next` with the acknowledgement, and to `copies` before it."""
-
-    async def main() -> None:
-        transport = await open_redis(url)
-
-        async def hop(subscription: Subscription) -> None:
-            while True:
-                lease = await subscription.receive()
-                await transport.send(Send("copies", lease.message))
-                try:
-                    await lease.ack(Send("next", lease.message))
-                except LeaseLostError:
-                    continue
-
-        async with transport.subscribe("work", prefetch=at_once) as subscription:
-            pipe.send("ready")
-            async with asyncio.TaskGroup() as group:
-                for _ in range(at_once):
-                    group.create_task(hop(subscription))
-
-    asyncio.run(main())
-
-
-def holder(pipe: Pipe, url: str) -> None:
-    """Hold one message and settle it as told."""
-
-    async def main() -> None:
-        transport = await open_redis(url)
-        async with transport.subscribe("work", prefetch=1) as subscription:
-            lease = await subscription.receive()
-            pipe.send((lease.message.id, lease.attempt))
-            while True:
-                word = await asyncio.to_thread(pipe.recv)
-                try:
-                    if word == "ack":
-                        await lease.ack(Send("next", lease.message))
-                    elif word == "nack":
-                        await lease.nack()
-                    else:
-                        await lease.extend(60)
-                    pipe.send("done")
-                except TransportError as error:
-                    pipe.send(type(error).__name__)
-
-    asyncio.run(main())
 
 
 def dying(pipe: Pipe, url: str, moment: int) -> None:

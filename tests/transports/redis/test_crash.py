@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 
 from brokers.redis_server import RedisServer
+from transports import processes
 from transports.redis import programs
 from transports.redis.support import depth, ids_in, opened, receive, sends
 from transports.sqlite.support import Program
@@ -25,7 +26,7 @@ async def test_every_send_that_was_acknowledged_is_there_after_the_sender_was_ki
     acknowledged: list[str] = []
     async with opened(server.url) as transport:
         for number in range(10):
-            with Program(programs.sender, server.url, number * 1_000_000) as program:
+            with Program(processes.sender, server.url, number * 1_000_000) as program:
                 await program.say()
                 await asyncio.sleep(chance.uniform(0, 0.03))
                 program.kill()
@@ -44,11 +45,11 @@ async def test_workers_killed_at_random_moments_lose_nothing_and_make_each_hop_o
         await transport.send(*sends(total))
         rounds = 0
         while (await transport.depth("work")).ready and rounds < 15:
-            with Program(programs.hopper, server.url) as program:
+            with Program(processes.hopper, server.url) as program:
                 await program.say()
                 await asyncio.sleep(chance.uniform(0, 0.03))
             rounds += 1
-        with Program(programs.hopper, server.url):
+        with Program(processes.hopper, server.url):
             while await depth(transport) != (0, 0, 0):
                 await asyncio.sleep(0.05)
         moved = Counter(await ids_in(transport, "next"))
@@ -62,7 +63,7 @@ async def test_workers_killed_at_random_moments_lose_nothing_and_make_each_hop_o
 async def test_a_message_comes_again_when_its_worker_is_killed_after_it_received(server: RedisServer) -> None:
     async with opened(server.url, "work", "next", lease=1.0) as transport:
         await transport.send(*sends(1))
-        with Program(programs.holder, server.url) as program:
+        with Program(processes.holder, server.url) as program:
             assert await program.say() == ("0", 1)
             program.kill()
         async with transport.subscribe("work", prefetch=1) as subscription:
@@ -96,7 +97,7 @@ async def test_a_worker_killed_at_any_moment_of_an_acknowledgement_has_done_all_
 async def test_a_worker_that_was_frozen_past_its_lease_cannot_undo_what_the_next_one_does(server: RedisServer) -> None:
     async with opened(server.url, "work", "next", lease=1.0) as transport:
         await transport.send(*sends(1))
-        with Program(programs.holder, server.url) as program:
+        with Program(processes.holder, server.url) as program:
             await program.say()
             program.signal(signal.SIGSTOP)
             async with transport.subscribe("work", prefetch=1) as subscription:
@@ -126,7 +127,7 @@ async def test_a_message_that_kills_its_workers_ends_up_alone(server: RedisServe
                 lease = await receive(subscription)
                 attempts.append((lease.message.id, lease.attempt))
                 await lease.release()
-        with Program(programs.hopper, server.url):
+        with Program(processes.hopper, server.url):
             while await depth(transport) != (0, 0, 0):
                 await asyncio.sleep(0.05)
         moved = Counter(await ids_in(transport, "next"))
@@ -139,7 +140,7 @@ async def test_a_server_that_is_killed_again_and_again_has_all_that_it_confirmed
     confirmed: list[str] = []
     async with opened(careful_server.url, lease=5.0) as transport:
         for number in range(8):
-            with Program(programs.sender, careful_server.url, number * 1_000_000) as program:
+            with Program(processes.sender, careful_server.url, number * 1_000_000) as program:
                 await program.say()
                 await asyncio.sleep(chance.uniform(0.01, 0.05))
                 await asyncio.to_thread(careful_server.kill)

@@ -26,7 +26,7 @@ SOON = 20.0
 
 # A server that has everything loaded forks in milliseconds; the test's own process has threads and must not fork.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["transports.sqlite.programs"])
+_processes.set_forkserver_preload(["transports.processes", "transports.sqlite.programs"])
 
 
 def message(id: int | str, body: bytes = b"body", key: str | None = None) -> Message:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 
 import pytest
+from transports import processes
 from transports.sqlite import programs
 from transports.sqlite.support import Program, depth, ids_in, locked, opened, receive, sends, take
 
@@ -21,7 +22,7 @@ async def test_every_send_that_was_acknowledged_is_there_after_the_sender_was_ki
     acknowledged: list[str] = []
     async with opened(url) as transport:
         for number in range(20):
-            with Program(programs.sender, url, number * 1_000_000) as program:
+            with Program(processes.sender, url, number * 1_000_000) as program:
                 await program.say()
                 await asyncio.sleep(chance.uniform(0, 0.03))
                 program.kill()
@@ -39,11 +40,11 @@ async def test_workers_killed_at_random_moments_lose_nothing_and_make_each_hop_o
         await transport.send(*sends(2000))
         rounds = 0
         while (await transport.depth("work")).ready and rounds < 25:
-            with Program(programs.hopper, url) as program:
+            with Program(processes.hopper, url) as program:
                 await program.say()
                 await asyncio.sleep(chance.uniform(0, 0.03))
             rounds += 1
-        with Program(programs.hopper, url):
+        with Program(processes.hopper, url):
             while await depth(transport) != (0, 0, 0):
                 await asyncio.sleep(0.05)
         moved = Counter(await ids_in(transport, "next"))
@@ -57,7 +58,7 @@ async def test_workers_killed_at_random_moments_lose_nothing_and_make_each_hop_o
 async def test_a_message_comes_again_when_its_worker_is_killed_after_it_received(url: str) -> None:
     async with opened(url, "work", "next", lease=1.0) as transport:
         await transport.send(*sends(1))
-        with Program(programs.holder, url) as program:
+        with Program(processes.holder, url) as program:
             assert await program.say() == ("0", 1)
             program.kill()
         async with transport.subscribe("work", prefetch=1) as subscription:
@@ -71,7 +72,7 @@ async def test_a_message_comes_again_when_its_worker_is_killed_while_its_acknowl
 ) -> None:
     async with opened(url, "work", "next", lease=1.0) as transport:
         await transport.send(*sends(1))
-        with Program(programs.holder, url) as program:
+        with Program(processes.holder, url) as program:
             assert await program.say() == ("0", 1)
             with locked(url):
                 program.tell("ack")
@@ -103,7 +104,7 @@ async def test_a_worker_killed_at_any_statement_of_an_acknowledgement_has_done_a
 async def test_a_worker_that_was_frozen_past_its_lease_cannot_undo_what_the_next_one_does(url: str) -> None:
     async with opened(url, "work", "next", lease=1.0) as transport:
         await transport.send(*sends(1))
-        with Program(programs.holder, url) as program:
+        with Program(processes.holder, url) as program:
             await program.say()
             program.signal(signal.SIGSTOP)
             async with transport.subscribe("work", prefetch=1) as subscription:
@@ -123,7 +124,7 @@ async def test_a_worker_that_was_frozen_past_its_lease_cannot_undo_what_the_next
 async def test_an_acknowledgement_that_was_under_way_when_its_worker_froze_is_refused_later(url: str) -> None:
     async with opened(url, "work", "next", lease=1.0) as transport:
         await transport.send(*sends(1))
-        with Program(programs.holder, url) as program:
+        with Program(processes.holder, url) as program:
             await program.say()
             with locked(url):
                 program.tell("ack")

@@ -7,6 +7,7 @@ import statistics
 import time
 from pathlib import Path
 
+from transports import processes
 from transports.sqlite import programs
 from transports.sqlite.support import Program, depth, eventually, message, opened, receive, sends
 
@@ -83,7 +84,7 @@ async def test_a_delayed_message_comes_when_it_is_due_though_nothing_else_happen
 async def test_a_lease_that_runs_out_in_another_process_is_noticed_though_nothing_else_happens(url: str) -> None:
     async with opened(url, "work", "next", lease=1.0) as transport:
         await transport.send(*sends(1))
-        with Program(programs.holder, url) as program:
+        with Program(processes.holder, url) as program:
             await program.say()
             async with transport.subscribe("work", prefetch=1) as subscription:
                 lease = await receive(subscription)
