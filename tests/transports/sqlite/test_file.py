@@ -8,7 +8,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transports.sqlite.support import ids_in, message, mounted, opened, raw, sends, take
@@ -16,7 +18,7 @@ from transports.sqlite.support import ids_in, message, mounted, opened, raw, sen
 from oncue.core.errors import AccessDeniedError, ConnectionLostError, IncompatibleStoreError, InvalidValueError
 from oncue.core.message import Send
 from oncue.transports.sqlite import open_sqlite, schema
-from oncue.transports.sqlite.file import network_file_system, path_of
+from oncue.transports.sqlite.file import connect, network_file_system, path_of, prepare
 from oncue.transports.sqlite.schema import MIGRATIONS, open_store, reopen_store
 
 MOUNTS = """\
@@ -279,3 +281,36 @@ def test_a_file_or_folder_that_may_not_be_written_is_said_to_be_so() -> None:
     assert new.startswith(f"denied: {folder}/locked/new.db: ")
     assert old == f"denied: {folder}/locked may not be written by this user, and SQLite keeps files beside old.db"
     assert deep.startswith("denied: ")
+
+
+class Interrupted:
+    """A connection in whose way another process makes the store, after the first look at the file."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._looked = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        cursor = self._connection.execute(statement, *values)
+        if statement == "PRAGMA application_id" and not self._looked:
+            self._looked = True
+            rows = cursor.fetchall()
+            with suppress(ConnectionLostError):  # it has to wait its turn
+                open_store(self._path, busy=0.0).close()
+            return self._connection.execute("SELECT * FROM (VALUES (?))", rows[0])
+        return cursor
+
+
+def test_a_store_that_another_process_makes_at_the_same_moment_is_no_strangers(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    prepare(path)
+    connection = connect(path)
+    try:
+        schema._set_up(Interrupted(connection, path), path, MIGRATIONS)
+    finally:
+        connection.close()
+    open_store(path).close()

@@ -123,8 +123,10 @@ def _patiently(step: Callable[[], None], busy: float) -> None:
 def _set_up(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
     if connection.in_transaction:
         connection.rollback()
+    connection.execute("BEGIN")  # one look at it: another process may be making this very store
     _check_kind(connection, path, len(migrations))
     fresh = _value(connection, "PRAGMA application_id") != APPLICATION_ID
+    connection.execute("COMMIT")
     if fresh:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     if _value(connection, "PRAGMA journal_mode = WAL") != "wal":
