@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -94,6 +95,18 @@ async def test_many_puts_at_once_are_all_stored(tmp_path: Path) -> None:
     assert len(await one.list(limit=1000)) == 100
     await one.close()
     await other.close()
+
+
+async def test_a_store_waits_for_another_that_makes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "results.db"
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")  # SQLite waits for nobody when it changes to a write-ahead log
+        asyncio.get_running_loop().call_later(0.2, other.execute, "COMMIT")
+        store = store_in(tmp_path)
+        await store.put(result("1"))
+    assert await store.get("1") is not None
+    await store.close()
 
 
 async def test_what_cannot_be_stored_keeps_nothing_else_that_is_put_at_the_same_time_from_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from oncue.core.errors import ConnectionLostError, TransportClosedError
 from oncue.core.failure import Failure
 from oncue.results import Result, Status
-from oncue.transports.sqlite.file import connect, mapped_errors, path_of, prepare
+from oncue.transports.sqlite.file import connect, mapped_errors, path_of, patiently, prepare
 from oncue.transports.sqlite.forks import free_inherited, watch
 
 __all__ = ["SQLiteResults", "has_results", "path_of"]
@@ -206,13 +206,17 @@ def _connect(path: Path) -> sqlite3.Connection:
     prepare(path)
     connection = connect(path)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(_SCHEMA)
+        patiently(lambda: _set_up(connection))
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.executescript(_SCHEMA)
 
 
 def _result(row: tuple[Any, ...]) -> Result:

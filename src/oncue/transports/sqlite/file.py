@@ -7,7 +7,8 @@ import os
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
@@ -118,6 +119,22 @@ def connect(path: Path, busy: float = BUSY) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=64,
     )
+
+
+def patiently(step: Callable[[], None], busy: float = BUSY) -> None:
+    """Do `step` again while others keep the file busy, up to `busy` seconds. Blocks; its errors are SQLite's own.
+
+    SQLite does not wait by itself in all places where two that open one file can meet, such as the change to a
+    write-ahead log.
+    """
+    until = time.monotonic() + busy
+    while True:
+        try:
+            return step()
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:

@@ -8,14 +8,13 @@ of sending, scheduled ones as they come due, and leased ones as their leases end
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from oncue.core.errors import IncompatibleStoreError
 from oncue.transports.sqlite import clock
-from oncue.transports.sqlite.file import BUSY, connect, is_busy, mapped_errors, prepare
+from oncue.transports.sqlite.file import BUSY, connect, mapped_errors, patiently, prepare
 
 APPLICATION_ID = 0x4F6E4375  # "OnCu"
 
@@ -101,23 +100,11 @@ def _open(path: Path, migrations: Sequence[Migration], busy: float) -> sqlite3.C
     with mapped_errors(path):
         connection = connect(path, busy)
         try:
-            _patiently(lambda: _set_up(connection, path, migrations), busy)
+            patiently(lambda: _set_up(connection, path, migrations), busy)
         except BaseException:
             connection.close()
             raise
         return connection
-
-
-def _patiently(step: Callable[[], None], busy: float) -> None:
-    """SQLite does not wait by itself in all places where two processes that open one file can meet."""
-    until = time.monotonic() + busy
-    while True:
-        try:
-            return step()
-        except sqlite3.OperationalError as error:
-            if not is_busy(error) or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
 
 
 def _set_up(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
