@@ -1,12 +1,19 @@
-"""Runs coroutine tests: each `async def test_...` gets an event loop of its own."""
+"""What all tests share: each `async def test_...` gets an event loop of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import signal
 from typing import Any
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C here and in all programs that tests start, also where a shell runs the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
