@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from brokers.redis_server import RedisServer
 from commandline import make_queue, on_terminal
 
 from oncue.core.settings import describe
@@ -74,6 +75,44 @@ def test_the_memory_of_a_process_is_worth_a_note(run) -> None:
     result = run("doctor", "--transport", "memory:", "--json")
     assert result.exit_code == 0
     assert checks(result.stdout)["durable"][0] == "note"
+
+
+def test_a_server_that_can_lose_messages_by_its_own_settings_is_bad(run, tmp_path: Path) -> None:
+    server = RedisServer(
+        tmp_path / "server", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru", fsync="always"
+    )
+    server.start()
+    try:
+        found = checks(run("doctor", "--transport", server.url, "--json").stdout)
+        assert found["persistence"] == ("ok", "appendonly yes, appendfsync always: what is confirmed is on disk")
+        assert found["memory"][0] == "bad"
+        assert "set noeviction" in found["memory"][1]
+        server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        server.command("CONFIG", "SET", "appendonly", "no")
+        found = checks(run("doctor", "--transport", server.url, "--json").stdout)
+        assert found["memory"][0] == "ok"
+        assert found["persistence"][0] == "bad"
+        server.command("REPLICAOF", "127.0.0.1", "1")
+        assert checks(run("doctor", "--transport", server.url, "--json").stdout)["role"][0] == "bad"
+    finally:
+        server.kill()
+
+
+def test_a_user_who_may_see_no_settings_of_the_server_is_told_which_right_is_missing(run, tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "server")
+    server.start()
+    rights = ["on", ">hush", "~*", "&*", "+@all", "-config"]
+    try:
+        server.command("ACL", "SETUSER", "worker", *rights)
+        url = server.url.replace("//", "//worker:hush@")
+        assert "CONFIG GET is missing" in checks(run("doctor", "--transport", url, "--json").stdout)["persistence"][1]
+        server.command("ACL", "SETUSER", "worker", "-info")
+        result = run("doctor", "--transport", url, "--json")
+        assert result.exit_code == 0
+        assert checks(result.stdout)["server"][1].endswith("the right to INFO is missing")
+        assert "hush" not in result.output
+    finally:
+        server.kill()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

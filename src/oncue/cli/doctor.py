@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import click
 import msgspec
@@ -29,8 +28,7 @@ from oncue.core.redact import redact_url
 from oncue.core.settings import Loaded, Settings
 from oncue.core.times import timestamp
 from oncue.transports import open_transport, schemes
-
-State = Literal["ok", "note", "bad"]
+from oncue.transports.examination import Examined, State
 
 _MARKS: dict[State, tuple[str, str]] = {"ok": ("ok", "green"), "note": ("--", "yellow"), "bad": ("!!", "red")}
 _SCHEMES = {"redis": "redis", "rabbitmq": "amqp", "sqs": "sqs", "nats": "nats", "kafka": "kafka", "pubsub": "pubsub"}
@@ -179,6 +177,7 @@ async def _round_trip(url: str) -> Sequence[Finding]:
         queues = await transport.queues()
         answered = time.perf_counter()
         features = transport.features
+        remarks = await transport.examine() if isinstance(transport, Examined) else ()
     finally:
         await transport.close()
     body = "no limit" if features.max_body is None else f"{features.max_body / 2**20:g} MiB"
@@ -195,6 +194,7 @@ async def _round_trip(url: str) -> Sequence[Finding]:
     if not (features.durable and features.shared):
         text = "messages end with their process: for tests, and for apps that work in the process that sends"
         findings.append(Finding("transport", "note", "durable", text))
+    findings += [Finding("transport", remark.state, remark.name, remark.text) for remark in remarks]
     return findings
 
 

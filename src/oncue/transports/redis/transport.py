@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from oncue.core.errors import (
+    AccessDeniedError,
     IncompatibleStoreError,
     QueueNotFoundError,
     TransportClosedError,
@@ -17,9 +18,11 @@ from oncue.core.errors import (
 from oncue.core.message import Message, Send
 from oncue.transports.base import Depth, Features, QueueSpec
 from oncue.transports.checks import check_equal, check_prefetch, check_spec
+from oncue.transports.examination import Remark
 from oncue.transports.redis.address import Address, parse
 from oncue.transports.redis.codec import MAX_BODY, decode
 from oncue.transports.redis.desk import Desk
+from oncue.transports.redis.examination import SECTIONS, read_info, remarks
 from oncue.transports.redis.scripts import DECLARE, DELETE, DEPTH, PEEK, PURGE, READ
 from oncue.transports.redis.subscription import RedisSubscription
 from oncue.transports.redis.turn import Delivery, microseconds
@@ -140,6 +143,20 @@ class RedisTransport:
         dropped: int = await self._ask(PURGE, queue)
         return dropped
 
+    async def examine(self) -> Sequence[Remark]:
+        self._check_open()
+        info: dict[str, str] = {}
+        try:
+            for section in SECTIONS:
+                info |= read_info(await self.desk.ask(b"INFO", section))
+        except AccessDeniedError:
+            return [Remark("server", "note", "its settings are not shown to this user: the right to INFO is missing")]
+        try:
+            found = await self.desk.ask(b"CONFIG", b"GET", b"appendfsync")
+        except (AccessDeniedError, IncompatibleStoreError):  # hosted servers have no such command for anybody
+            found = None
+        return remarks(info, _setting(found))
+
     async def close(self) -> None:
         if self._closing is None:
             self._closed = True
@@ -170,6 +187,12 @@ class RedisTransport:
 
 def _length(seconds: float) -> int:
     return max(1, microseconds(seconds))
+
+
+def _setting(found: Any) -> str | None:
+    """The value in an answer to `CONFIG GET`: name and value, as a list in the older protocol."""
+    pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=False) if found else ()
+    return next((value.decode() for _, value in pairs), None)
 
 
 def _read(stored: bytes) -> QueueSpec:
