@@ -11,9 +11,10 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C here and in all programs that tests start, also where a shell runs the tests in the background."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Hear signals here and in all programs that tests start, also in the background of a shell or under `nohup`."""
+    for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
 
 
 @pytest.hookimpl(tryfirst=True)
