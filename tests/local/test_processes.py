@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from local.upping import alive, eventually
 from runtime.beside import OLDEST, PYTHONS
 
+from oncue.core.message import Message, Send
 from oncue.local.launch import runtime_words
 from oncue.local.lines import Prefixed
 from oncue.local.processes import Kept, surroundings
+from oncue.transports import open_transport
+from oncue.transports.base import QueueSpec
+from oncue.transports.sqlite import forks
 
 
 class Lines:
@@ -114,6 +122,39 @@ async def test_lines_come_whole_whatever_they_contain() -> None:
     await running
     assert sum(line.count("x") for line in lines.all) == long
     assert lines.all[-1] == "last"
+
+
+async def start_while_the_file_is_busy(path: Path) -> float:
+    """How many seconds it takes to start a process while our writer waits for another connection."""
+    transport = await open_transport(f"sqlite:///{path}")
+    try:
+        await transport.declare(QueueSpec(name="q"))
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            sending = asyncio.create_task(transport.send(Send("q", Message(b"{}", "1"))))
+            while not any(each.turn.locked() for each in forks._open):
+                await asyncio.sleep(0)
+            lines = Lines()
+            process = kept("print('up', flush=True); input()", lines)
+            began = time.monotonic()
+            running = asyncio.create_task(process.run())
+            await lines.said("up")
+            took = time.monotonic() - began
+            assert not sending.done()
+            other.execute("COMMIT")
+            await sending
+        process.end()
+        await running
+    finally:
+        await transport.close()
+    return took
+
+
+def test_starting_one_waits_for_no_file_that_another_program_keeps_busy(folder: Path) -> None:
+    with asyncio.Runner(
+        loop_factory=uvloop.new_event_loop
+    ) as runner:  # as `oncue up` runs, in a loop that forks by itself
+        assert runner.run(start_while_the_file_is_busy(folder / "q.db")) < 2.0
 
 
 def test_our_settings_do_not_reach_a_child(monkeypatch: pytest.MonkeyPatch) -> None:

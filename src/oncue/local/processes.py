@@ -10,12 +10,12 @@ import logging
 import os
 import signal
 import time
-from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from oncue.core.retry import RetryPolicy
+from oncue.local.child import Child
 
 _log = logging.getLogger("oncue.local")
 
@@ -53,14 +53,14 @@ class Kept:
         self._lines = lines
         self._died = died
         self._patience = patience
-        self._process: Process | None = None
+        self._child: Child | None = None
         self._ending = asyncio.Event()
         self._sooner = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
         """The process that runs at this moment."""
-        return self._process.pid if self._process is not None and self._process.returncode is None else None
+        return self._child.pid if self._child is not None and self._child.returncode is None else None
 
     async def run(self) -> None:
         """Keep it running until `end` is called. Cancelling this kills it."""
@@ -91,66 +91,57 @@ class Kept:
 
     def tell(self, number: signal.Signals) -> None:
         """Send it a signal, if it runs."""
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+        if self._child is not None:
+            self._child.tell(number)
 
     async def _live(self) -> str:
         """One life, from start to end; how it ended."""
-        process = self._process = await asyncio.create_subprocess_exec(
-            *self._words,
-            stdin=asyncio.subprocess.PIPE,  # only held: its end tells the child that this process is gone
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # a terminal's Ctrl-C is for this process alone
-            env=dict(self._environment),
-            cwd=self._folder,
-            limit=_LONGEST_LINE,
-        )
-        assert process.stdout is not None
-        reading = asyncio.create_task(self._read(process.stdout))
+        child = self._child = Child(self._words, environment=self._environment, folder=self._folder)
+        reading = asyncio.create_task(self._read(child))
         try:
             if self._ending.is_set():
                 self.tell(signal.SIGTERM)
-            code = await self._ended(process)
+            code = await self._ended(child)
             await asyncio.wait([reading], timeout=_REST)
         except BaseException:
-            await self._kill(process)
+            await self._kill(child)
             raise
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+            child.close()
         return _how(code)
 
-    async def _ended(self, process: Process) -> int:
-        waiting = asyncio.create_task(process.wait())
+    async def _ended(self, child: Child) -> int:
+        waiting = asyncio.create_task(child.wait())
         ending = asyncio.create_task(self._ending.wait())
         try:
             await asyncio.wait([waiting, ending], return_when=asyncio.FIRST_COMPLETED)
             done, _ = await asyncio.wait([waiting], timeout=self._patience)
             if not done:
                 _log.warning("process.killed", extra={"fields": {"process": self.name, "after": self._patience}})
-                await self._kill(process)
+                await self._kill(child)
             return await waiting
         finally:
             for task in (waiting, ending):
                 task.cancel()
             await asyncio.gather(waiting, ending, return_exceptions=True)
 
-    async def _kill(self, process: Process) -> None:
+    async def _kill(self, child: Child) -> None:
         self.tell(signal.SIGKILL)
-        await asyncio.shield(process.wait())
+        await asyncio.shield(child.wait())
 
-    async def _read(self, source: asyncio.StreamReader) -> None:
-        rest = b""
-        while piece := await source.read(_LONGEST_LINE):
-            *lines, rest = (rest + piece).split(b"\n")
-            if len(rest) > _LONGEST_LINE:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                self._lines(line.decode("utf-8", "replace"))
-        if rest:
-            self._lines(rest.decode("utf-8", "replace"))
+    async def _read(self, child: Child) -> None:
+        async with child.output() as source:
+            rest = b""
+            while piece := await source.read(_LONGEST_LINE):
+                *lines, rest = (rest + piece).split(b"\n")
+                if len(rest) > _LONGEST_LINE:
+                    lines, rest = [*lines, rest], b""
+                for line in lines:
+                    self._lines(line.decode("utf-8", "replace"))
+            if rest:
+                self._lines(rest.decode("utf-8", "replace"))
 
 
 def surroundings(more: Mapping[str, str]) -> Mapping[str, str]:
