@@ -8,6 +8,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 # What to hand on to the program behind a word: make test ARGS="-k retry"
 ARGS ?=
+BROKER ?=
 
 help: ## show this list
 	@echo "OnCue: make WORD"
@@ -38,8 +39,8 @@ docs: setup ## build the documentation into docs/_build/html, warnings are error
 bench: setup ## compare with Huey and persist-queue (minutes; alone on the machine, please)
 	@$(BIN)/python -m bench $(ARGS)
 
-campaign: setup ## kill workers at random moments for a while and count the messages
-	@$(BIN)/python -m tests.campaign $(ARGS)
+campaign: setup ## kill workers at random moments and count the messages (BROKER=redis: on a real server, killed as well)
+	@$(BIN)/python -m tests.campaign $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
 format: setup ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .

@@ -1,6 +1,6 @@
 """Kill, freeze and restart workers and senders at random moments, then count the messages: `python -m tests.campaign`.
 
-Ends with 1 if a message was lost, doubled or invented. With `--up` it is another campaign, that of `tests.campaign.up`.
+Ends with 1 if a message was lost, doubled or invented. With `--up` and `--broker` it is another campaign.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from oncue.core.envelope import decode_envelope
 from oncue.transports import open_transport
 from oncue.transports.base import QueueSpec, Subscription, Transport
 
+from . import on_server
 from .crew import Crew, crew_on
 from .ledger import Ledger, shown
 from .up import __main__ as up
@@ -86,8 +87,7 @@ async def all_done(transport: Transport) -> None:
 
 def report(ledger: Ledger, crew: Crew, seconds: float) -> None:
     acknowledged, landed, dead = ledger.counts
-    deeds = ", ".join(f"{name} {number}" for name, number in sorted(crew.deeds.items()))
-    print(f"{seconds:6.0f} s  sent {acknowledged:>9,}  landed {landed:>9,}  dead {dead:>8,}  ({deeds})", flush=True)
+    print(f"{seconds:6.0f} s  sent {acknowledged:>9,}  landed {landed:>9,}  dead {dead:>8,}  {crew.done}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,8 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--up" in words:
         words.remove("--up")
         return up.main(words)
+    if "--broker" in words:
+        return on_server.main(words)
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--up", action="store_true", help="against oncue up instead; see --up --help")
+    parser.add_argument("--broker", help="on a server instead, such as redis; see --broker redis --help")
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=None, help="what to do when (default: another one each time)")
     parser.add_argument("--verbose", action="store_true", help="show what the processes say")

@@ -55,6 +55,7 @@ class Crew:
 
     def __init__(self, path: Path, ledger: Ledger, chance: random.Random, *, loud: bool) -> None:
         self.deeds: Counter[str] = Counter()
+        self.killed = 0
         self._path = path
         self._url = f"sqlite:///{path}"
         self._ledger = ledger
@@ -79,10 +80,16 @@ class Crew:
         for hand in self._all:
             await hand.ended()
 
+    @property
+    def done(self) -> str:
+        """What was done so far, for people."""
+        deeds = ", ".join(f"{name} {number}" for name, number in sorted(self.deeds.items()))
+        return f"{self.killed} workers killed ({deeds})"
+
     async def deed(self) -> None:
         """Do something bad to somebody."""
         deeds = {
-            "kill worker": (5, lambda: self._replace(self._workers, self._worker, signal.SIGKILL)),
+            "kill workers": (5, self._kill_workers),
             "stop worker": (1, lambda: self._replace(self._workers, self._worker, signal.SIGTERM)),
             "kill sender": (2, lambda: self._replace(self._senders, self._sender, signal.SIGKILL)),
             "freeze": (2, self._freeze),
@@ -103,6 +110,17 @@ class Crew:
         for hand in self._senders:
             await hand.ended()
         self._senders.clear()
+
+    async def _kill_workers(self) -> None:
+        """One of them, or several at once."""
+        places = self._chance.sample(range(WORKERS), self._chance.choice((1, 1, 2, WORKERS)))
+        self.killed += len(places)
+        for place in places:
+            self._workers[place].signal(signal.SIGKILL)
+        for place in places:
+            await self._workers[place].ended()
+        for place, hand in zip(places, await asyncio.gather(*(self._worker() for _ in places)), strict=True):
+            self._workers[place] = hand
 
     async def _replace(self, hands: list[Hand], another: Callable[[], Awaitable[Hand]], number: int) -> None:
         place = self._chance.randrange(len(hands))

@@ -25,10 +25,15 @@ class Session:
 
 
 class Ledger:
-    """`in_flight`: how many messages a sender that was killed may have stored without having heard of it."""
+    """
+    in_flight: how many messages a sender that was killed may have stored without having heard of it.
+    once: whether nothing may come twice. Else `twice` counts what came too often.
+    """
 
-    def __init__(self, in_flight: int = 50) -> None:
+    def __init__(self, in_flight: int = 50, *, once: bool = True) -> None:
         self.in_flight = in_flight
+        self.twice = 0
+        self._once = once
         self.sessions: dict[int, Session] = {}
         self.strange: list[str] = []
 
@@ -45,9 +50,7 @@ class Ledger:
             return
         found[item] += 1
         if found[item] > 1:
-            self.strange.append(
-                f"doubled: item {item} of message {number} of sender {session} landed {found[item]} times"
-            )
+            self._doubled(f"item {item} of message {number} of sender {session} landed {found[item]} times")
 
     def die(self, note: list[int]) -> None:
         """A message came to the dead letters."""
@@ -57,7 +60,7 @@ class Ledger:
         if not dies(number):
             self.strange.append(f"set aside though it is good: message {number} of sender {session}")
         elif dead[number] > 1:
-            self.strange.append(f"doubled: message {number} of sender {session} is {dead[number]} dead letters")
+            self._doubled(f"message {number} of sender {session} is {dead[number]} dead letters")
 
     def faults(self) -> Iterator[str]:
         """Everything that is wrong when nothing is under way any more."""
@@ -89,6 +92,11 @@ class Ledger:
             sum(sum(items) for session in sessions for items in session.landed.values()),
             sum(sum(session.dead.values()) for session in sessions),
         )
+
+    def _doubled(self, what: str) -> None:
+        self.twice += 1
+        if self._once:
+            self.strange.append(f"doubled: {what}")
 
     def _session(self, name: int) -> Session:
         return self.sessions.setdefault(name, Session())

@@ -74,6 +74,15 @@ def test_a_dead_letter_too_many_is_a_fault(number: int, fault: str) -> None:
     assert fault in "\n".join(shown(ledger.faults()))
 
 
+def test_where_messages_may_come_twice_they_are_counted() -> None:
+    ledger = Ledger(once=False)
+    for note in ([0, PLAIN, 0], [0, PLAIN, 0]):
+        ledger.land(note)
+    for _ in range(3):
+        ledger.die([0, DYING, 0])
+    assert (ledger.twice, list(ledger.faults())) == (3, [])
+
+
 @pytest.mark.timeout(180)
 def test_a_short_campaign_comes_out_even() -> None:
     command = [sys.executable, "-m", "tests.campaign", "--minutes", "0.1", "--seed", "7"]
