@@ -1,0 +1,1 @@
+"""Queues in a RabbitMQ server, which any number of machines may share."""

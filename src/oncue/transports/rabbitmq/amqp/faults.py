@@ -1,0 +1,32 @@
+"""What ends a connection or a channel, and what cannot be read."""
+
+from __future__ import annotations
+
+LOST, REPLY_SUCCESS, FRAME_ERROR = 0, 200, 501
+"""Codes of ours: the socket broke without a word, we closed it, the server's bytes make no sense."""
+
+
+class ClosedError(Exception):
+    """`code` and `text` are the server's, with the ids of the method that it refused (0 where there is none), or our own."""
+
+    def __init__(self, code: int, text: str, class_id: int = 0, method_id: int = 0) -> None:
+        super().__init__(code, text, class_id, method_id)
+        self.code = code
+        self.text = text
+        self.class_id = class_id
+        self.method_id = method_id
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.code})" if self.code else self.text
+
+
+class ConnectionClosed(ClosedError):  # noqa: N818 - the protocol's own word
+    """The whole connection ended, with all its channels."""
+
+
+class ChannelClosed(ClosedError):  # noqa: N818 - the same
+    """One channel ended."""
+
+
+class MalformedError(ValueError):
+    """Bytes that are not what the protocol says, or values that it cannot carry."""
