@@ -9,10 +9,10 @@ import asyncio
 import logging
 import random
 import time
-from asyncio import Task
-from collections.abc import Awaitable, Callable, Sequence
+from asyncio import Future, Task
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from oncue.core.errors import (
     ConnectionLostError,
@@ -75,9 +75,10 @@ class _Slot:
 class _Session:
     """What belongs to one subscription; a handler that outlives it finds here that it is over."""
 
-    def __init__(self, subscription: Subscription, slots: int) -> None:
+    def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-        self.slots = [_Slot() for _ in range(slots)]
+        self.slots: list[_Slot] = []
+        self.first_end: Future[Task[None]] = asyncio.get_running_loop().create_future()
         self.stopping = False
         self.aborting = False
         self.received = 0
@@ -94,6 +95,12 @@ class _Session:
     @property
     def tasks(self) -> list[Task[None]]:
         return [slot.task for slot in self.slots]
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> Task[None]:
+        """A task whose end, whatever it is, is the end of the session."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda ended: None if self.first_end.done() else self.first_end.set_result(ended))
+        return task
 
     def fetch(self, prefetch: int, *, ahead: bool) -> None:
         """Let the transport fetch `prefetch` messages."""
@@ -146,6 +153,17 @@ class Pump:
         """How many messages are received and not settled yet."""
         return self._session.in_flight if self._session is not None else 0
 
+    def resize(self, concurrency: int, ahead: int = 0) -> None:
+        """Work on so many messages at the same time from now on. Those in work beyond that are finished, and none begun until then."""
+        if (concurrency, ahead) == (self._concurrency, self._ahead):
+            return
+        self._concurrency, self._ahead = concurrency, min(ahead, _AHEAD)
+        self._room.resize(concurrency)
+        session = self._session
+        if session is not None and not session.stopping:
+            self._fill(session)
+            self._fetch(session, ahead=session.ahead.is_set())
+
     async def run(self, stop: Stop) -> None:
         """Make the queue and its dead queue where they are missing, then work until `stop` says so.
 
@@ -171,6 +189,7 @@ class Pump:
         started = False
         try:
             while not stop.requested:
+                prefetch = self._concurrency
                 entered = await unless(stop, self._connect())
                 if entered is None:
                     return
@@ -179,8 +198,11 @@ class Pump:
                     if self._events:
                         self._events.emit(PumpStarted(self.queue, self._concurrency))
                 context, subscription = entered
+                session = _Session(subscription)
+                if prefetch != self._concurrency:
+                    self._fetch(session, ahead=False)
                 try:
-                    await self._consume(_Session(subscription, self._concurrency + _AHEAD), stop)
+                    await self._consume(session, stop)
                 finally:
                     await self._leave(context)
         finally:
@@ -223,13 +245,11 @@ class Pump:
     async def _consume(self, session: _Session, stop: Stop) -> None:
         """Work until told to stop, or until the subscription turns out to be stuck while nothing is in flight."""
         self._session = session
-        for slot in session.slots:
-            slot.task = asyncio.create_task(self._work(session, slot))
-        beside = [self._keep_leases(session), self._watch(session), self._give_back_when_stalled(session), stop.wait()]
-        tasks = [*(asyncio.create_task(coroutine) for coroutine in beside), *session.tasks]
-        ended: set[Task[None]] = set()
+        self._fill(session)
+        works = [self._keep_leases(session), self._watch(session), self._give_back_when_stalled(session), stop.wait()]
+        beside = [session.begin(work) for work in works]
         try:
-            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            ended = await session.first_end
         except asyncio.CancelledError:
             stop.now()
             raise
@@ -237,12 +257,18 @@ class Pump:
             try:
                 await self._wind_down(session, stop)
             finally:
-                await self._end(tasks)
-        for task in ended:
-            if task.cancelled() and not stop.requested:
-                raise RuntimeError(f"a task of the pump of queue {self.queue!r} was cancelled from outside")
-            if not task.cancelled():
-                task.result()
+                await self._end([*beside, *session.tasks])
+        if not ended.cancelled():
+            ended.result()
+        elif not stop.requested:
+            raise RuntimeError(f"a task of the pump of queue {self.queue!r} was cancelled from outside")
+
+    def _fill(self, session: _Session) -> None:
+        """Have as many slots as messages may be in work and waiting for their commit."""
+        while len(session.slots) < self._concurrency + _AHEAD:
+            slot = _Slot()
+            slot.task = session.begin(self._work(session, slot))
+            session.slots.append(slot)
 
     async def _wind_down(self, session: _Session, stop: Stop) -> None:
         """Let what is in flight finish while the grace period lasts, and have the rest given back."""
@@ -357,8 +383,7 @@ class Pump:
 
     def _fetch(self, session: _Session, *, ahead: bool) -> None:
         session.fetch(self._concurrency + (_AHEAD if ahead else 0), ahead=ahead)
-        if self._ahead:
-            self._room.resize(self._concurrency + (self._ahead if ahead else 0))
+        self._room.resize(self._concurrency + (self._ahead if ahead else 0))
 
     # What goes on beside the messages
 

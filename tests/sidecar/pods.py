@@ -58,8 +58,9 @@ class Pod:
         self.runtime: subprocess.Popen[bytes]
         self.sidecar: Worker
 
-    def start_runtime(self) -> None:
-        self.runtime = self._begin([sys.executable, str(self._program)], stderr=subprocess.DEVNULL)
+    def start_runtime(self, **settings: str) -> None:
+        environ = {**self._environment, **settings}
+        self.runtime = self._begin([sys.executable, str(self._program)], env=environ, stderr=subprocess.DEVNULL)
 
     def start_sidecar(self, *words: str, ready: bool = True, program: Sequence[str] = (*WORDS, "sidecar")) -> Worker:
         child = self._begin([*program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -105,7 +106,7 @@ class Pod:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _begin(self, words: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        child = subprocess.Popen(list(words), env=self._environment, cwd=self.folder.parent, **options)
+        child = subprocess.Popen(list(words), **{"env": self._environment, "cwd": self.folder.parent, **options})
         self._children.append(child)
         return child
 

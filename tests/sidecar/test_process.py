@@ -93,6 +93,28 @@ def test_a_runtime_that_goes_and_comes_back_costs_no_message(url: str, queues: Q
         assert work.get("/readyz") == (200, "ok\n")
 
 
+def most_at_once(work: Pod, queues: Queues, count: int) -> float:
+    """The most messages that were in work at the same time, when `count` of them come that each take a while."""
+    seen = [0.0]
+
+    def done() -> bool:
+        seen.append(work.metrics()["asya_actor_active_messages"])
+        return queues.depth("a") == 0
+
+    queues.send("a", *(envelope(f"m{number}", {"do": "pause", "seconds": 0.5}) for number in range(count)))
+    until(done)
+    return max(seen)
+
+
+def test_a_runtime_that_comes_back_with_another_concurrency_is_given_as_many_messages(url: str, queues: Queues) -> None:
+    with running(url, ONCUE_CONCURRENCY="2") as work:
+        for concurrency in (5, 1):
+            work.kill_runtime()
+            work.start_runtime(ONCUE_CONCURRENCY=str(concurrency))
+            work.sidecar.log("runtime.back", concurrency=concurrency)
+            assert most_at_once(work, queues, concurrency + 2) == concurrency
+
+
 def test_a_runtime_that_gives_no_sign_of_life_is_given_up(url: str, queues: Queues, tmp_path: Path) -> None:
     with running(url) as work:
         queues.send("a", envelope("m", {"do": "wait", "gate": gate_in(tmp_path)}))

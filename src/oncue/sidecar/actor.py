@@ -100,6 +100,7 @@ class SidecarActor:
         self._health = health
         self._observer = observer
         self._since = time.monotonic()
+        self._pump: Pump | None = None
 
     async def run(self, stop: Stop) -> None:
         """Wait for the runtime, however long that takes, then work until told to stop.
@@ -119,7 +120,7 @@ class SidecarActor:
                 await unless(stop, self._declare_ends())
             pulse.end()
             if not stop.requested:
-                await self._pump(stop)
+                await self._work(stop)
             if keeping.done():
                 keeping.result()
         finally:
@@ -142,7 +143,7 @@ class SidecarActor:
                     _log.debug("the queue of %s was left as it is: %s", name, error)
                 break
 
-    async def _pump(self, stop: Stop) -> None:
+    async def _work(self, stop: Stop) -> None:
         settings = self._settings
         queue = settings.spec.name
         handler, on_dead = self._handler()
@@ -155,10 +156,10 @@ class SidecarActor:
             events=self._events,
         )
         pulse = self._health.pulse(queue)
-        link = self.workload.link
-        ahead = _AHEAD if link.client is not None else 0
         handler = compose(handler, [self._observer.middleware])
-        await Pump(settings.spec, settlement, handler, concurrency=link.concurrency, ahead=ahead, pulse=pulse).run(stop)
+        concurrency, ahead = self._capacity()
+        pump = self._pump = Pump(settings.spec, settlement, handler, concurrency=concurrency, ahead=ahead, pulse=pulse)
+        await pump.run(stop)
 
     def _handler(self) -> tuple[Handler, OnDead]:
         settings = self._settings
@@ -183,10 +184,17 @@ class SidecarActor:
         )
         return handler, handler.on_dead
 
+    def _capacity(self) -> tuple[int, int]:
+        """How many messages the runtime works on at the same time, and how many more it may be given."""
+        link = self.workload.link
+        return link.concurrency, _AHEAD if link.client is not None else 0
+
     def _tell(self) -> None:
-        """Say that the runtime came or went."""
+        """Say that the runtime came or went; one that came may have room for more or for fewer messages than before."""
         link, queue = self.workload.link, self._settings.spec.name
         if link.there.is_set():
+            if self._pump is not None:
+                self._pump.resize(*self._capacity())
             self._events.emit(RuntimeBack(queue, time.monotonic() - self._since, link.concurrency))
         else:
             self._events.emit(RuntimeLost(queue, link.error))
