@@ -29,6 +29,9 @@ def test_messages_go_through_sidecars_of_their_own_and_are_answered() -> None:
         with pytest.raises(ActorFailedError, match="ValueError: no luck"):
             call("boom", "luck")
         up.becomes("echo", lambda each: each.state == "idle")
+        told = [each for each in up.records() if each["logger"] == "oncue.sidecar"]
+        assert {each["actor"] for each in told if each["message"] == "sidecar.started"} == {"fan", "echo", "boom"}
+        assert not [each for each in up.records() if each["message"].startswith("{")]
         assert up.reports()["boom"].done is None
         assert depth("asya-boom-dlq").ready == 1
 

@@ -230,7 +230,8 @@ class Local:
         lines = self._lines.of(plan.name, number)
         if self._options.isolate:
             environment = sidecar_environment(plan, place, self._settings)
-            sidecar = SidecarProcess(f"{plan.name}/{number} sidecar", environment, lines, plan.grace)
+            said = self._lines.of_sidecar(plan.name, number)
+            sidecar = SidecarProcess(f"{plan.name}/{number} sidecar", environment, said, plan.grace)
             return Replica(plan, number, place, sidecar.run, lines, early=True)
         settings = actor_settings(plan, place, self._settings)
         actor = SidecarActor(settings, transport, events=self.events, health=self.health)
