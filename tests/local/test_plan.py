@@ -146,7 +146,6 @@ def test_what_a_sidecar_is_told_about_queues_and_ports_has_no_effect_here_and_is
     assert notes[1:] == [
         "spec.sidecar.env ASYA_TRANSPORT",
         "spec.sidecar.env ASYA_METRICS_ADDR",
-        "spec.sidecar.env ASYA_GATEWAY_URL without --isolate",
     ]
 
 

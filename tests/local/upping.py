@@ -68,14 +68,15 @@ def slow(payload):
 '''
 
 
-def manifest(name: str, handler: str, *, python: str = "", memory: str = "", scaling: str = "", replicas: int = 1, env: str = "", grace: int = 10) -> str:  # fmt: skip
+def manifest(name: str, handler: str, *, python: str = "", memory: str = "", scaling: str = "", replicas: int = 1, env: str = "", sidecar: str = "", grace: int = 10) -> str:  # fmt: skip
     """One actor; `scaling` turns it on with these fields."""
     executable = f"    pythonExecutable: {python}\n" if python else ""
     limits = f"            resources: {{limits: {{memory: {memory}}}}}\n" if memory else ""
     scaled = f"  scaling: {{enabled: true, {scaling}}}\n" if scaling else ""
+    beside = f"  sidecar: {{env: [{sidecar}]}}\n" if sidecar else ""
     return (
         f"apiVersion: asya.sh/v1alpha1\nkind: AsyncActor\nmetadata: {{name: {name}}}\nspec:\n  transport: sqs\n"
-        f"  timeout: {{processing: 30, gracefulShutdown: {grace}}}\n{scaled}"
+        f"  timeout: {{processing: 30, gracefulShutdown: {grace}}}\n{scaled}{beside}"
         f"  workload:\n    replicas: {replicas}\n{executable}    template:\n      spec:\n        containers:\n"
         f"          - name: asya-runtime\n            env:\n"
         f"              - {{name: ASYA_HANDLER, value: {handler}}}\n{env}{limits}---\n"

@@ -81,7 +81,7 @@ def up(
     settled = session.load(**options)
     settings = _with_results(settled)
     given = settings.grace if "grace" in settled.sources else None
-    read = partial(_planned, paths, grace=given, isolate=isolate)
+    read = partial(_planned, paths, grace=given)
     planned = read()
     if planned.faults:
         raise SettingsError(planned.faults)
@@ -111,14 +111,14 @@ def _with_results(settled: Loaded) -> Settings:
     return settings
 
 
-def _planned(paths: Sequence[Path], *, grace: float | None, isolate: bool) -> Planned:
+def _planned(paths: Sequence[Path], *, grace: float | None) -> Planned:
     """What the manifests at `paths` come to, or those of the current folder."""
     here = Path.cwd()
     found = list(paths) or manifests_here(here)
     if not found:
         return Planned([], [f"there is no AsyncActor manifest in {here}: name a file or a folder"], [])
     manifests, faults = load_manifests(found)
-    planned = plan(manifests, here, grace=grace, isolate=isolate)
+    planned = plan(manifests, here, grace=grace)
     if not manifests and not faults:
         faults = [f"{', '.join(map(str, paths))}: no AsyncActor manifest in there"]
     return Planned(planned.plans, [*faults, *planned.faults], planned.notes)

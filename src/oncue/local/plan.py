@@ -22,7 +22,6 @@ _FORM = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _PLACED = tuple(f"{prefix}_SOCKET_{name}" for prefix in ("ONCUE", "ASYA") for name in ("DIR", "NAME", "CHMOD"))
 """What says where a runtime's socket is, which is chosen here."""
 _ENDS_OF = {"ASYA_ACTOR_HAPPY_END": HAPPY_END, "ASYA_ACTOR_ERROR_END": ERROR_END}
-_GATEWAY = ("ASYA_GATEWAY_URL", "ONCUE_GATEWAY_URL")
 _TIMEOUT = 300.0
 _PRESENT = re.compile(r"^apiVersion:\s*[\"']?asya\.sh/", re.MULTILINE)
 
@@ -64,10 +63,10 @@ class Planned(msgspec.Struct, frozen=True):
     notes: Sequence[str]
 
 
-def plan(manifests: Sequence[Manifest], here: Path, *, grace: float | None = None, isolate: bool = False) -> Planned:
+def plan(manifests: Sequence[Manifest], here: Path, *, grace: float | None = None) -> Planned:
     """What is to be started for these manifests when the current folder is `here`. Blocks for looks at files.
 
-    `grace` is that of all, instead of each manifest's own; with `isolate` the sidecars are processes.
+    `grace` is that of all, instead of each manifest's own.
     """
     faults: list[str] = []
     plans: list[Plan] = []
@@ -79,7 +78,7 @@ def plan(manifests: Sequence[Manifest], here: Path, *, grace: float | None = Non
         _check_handler(manifest, faults)
         _check_ends(manifest, names, faults)
         python = _python(manifest, folder, faults)
-        for path in _ignored(manifest, unheeded, isolate=isolate):
+        for path in _ignored(manifest, unheeded):
             ignored.setdefault(path, []).append(manifest.name)
         made = _plan(manifest, python, folder, grace)
         _check_sidecar(made, faults)
@@ -191,7 +190,7 @@ def _has(folder: Path, module: str) -> bool:
     return (folder / f"{module}.py").is_file() or (folder / module).is_dir()
 
 
-def _ignored(manifest: Manifest, folder: str, *, isolate: bool) -> Iterator[str]:
+def _ignored(manifest: Manifest, folder: str) -> Iterator[str]:
     yield f"spec.transport ({manifest.transport})"
     for path in manifest.ignored:
         yield path.removeprefix("spec.workload.template.")
@@ -203,8 +202,8 @@ def _ignored(manifest: Manifest, folder: str, *, isolate: bool) -> Iterator[str]
         if name in manifest.environment:
             yield f"env {name}"
     for name in manifest.sidecar_environment:
-        if name.startswith(ELSEWHERE) or (name in _GATEWAY and not isolate):
-            yield f"spec.sidecar.env {name}" + (" without --isolate" if name in _GATEWAY else "")
+        if name.startswith(ELSEWHERE):
+            yield f"spec.sidecar.env {name}"
 
 
 def _note(path: str, actors: Sequence[str], count: int) -> str:

@@ -32,6 +32,11 @@ def actor_settings(plan: Plan, place: Path, settings: Settings) -> ActorSettings
     return settings_of_actor(_load(plan, place, settings)[0])
 
 
+def gateway_url(plan: Plan, place: Path, settings: Settings) -> str:
+    """The gateway that is told about the actor's messages; empty for none. Raises as `actor_settings`."""
+    return _load(plan, place, settings)[0].gateway_url
+
+
 def sidecar_environment(plan: Plan, place: Path, settings: Settings) -> Mapping[str, str]:
     """The environment in which `oncue sidecar` does the same."""
     found, given = _load(plan, place, settings)

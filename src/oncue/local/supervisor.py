@@ -23,16 +23,17 @@ from oncue.core.settings import Settings
 from oncue.dead import dead_queue_name
 from oncue.events import Events
 from oncue.health import Health
+from oncue.local.gateways import Gateways
 from oncue.local.group import Group
 from oncue.local.lines import Prefixed, Records
 from oncue.local.plan import Plan, Planned
 from oncue.local.replica import Replica, SidecarProcess
-from oncue.local.settings import actor_settings, sidecar_environment
+from oncue.local.settings import actor_settings, gateway_url, sidecar_environment
 from oncue.local.state import ActorReport
 from oncue.local.tally import QueueTally
 from oncue.local.watch import Modules, Watched
 from oncue.outgoing import ERROR_END, HAPPY_END
-from oncue.results import open_results
+from oncue.results import Status, open_results
 from oncue.sidecar.actor import SidecarActor
 from oncue.sidecar.ends import EndActor
 from oncue.stop import Stop, happens
@@ -48,6 +49,9 @@ _WATCH = 0.5
 """Seconds between looks at files."""
 _ENDS_GRACE = 5.0
 """Seconds that the end actors get to finish, after all others."""
+_LAST_WORDS = 3.0
+"""Seconds that gateways get at the end for what they were not told yet."""
+_ENDS: Mapping[str, Status] = {HAPPY_END: "succeeded", ERROR_END: "failed"}
 _BACK_OFF = RetryPolicy(max_attempts=1, base=0.2, factor=2.0, cap=15.0)
 
 
@@ -83,6 +87,7 @@ class Local:
         self._options = options
         self._lines = lines
         self._tally = QueueTally()
+        self._gateways = Gateways()
         self._groups: dict[str, Group] = {}
         self._gone: dict[str, Group] = {}
         self._numbers = itertools.count(1)
@@ -115,6 +120,7 @@ class Local:
             if transport is not None:
                 self._transport = transport
                 stack.push_async_callback(transport.close)
+                stack.push_async_callback(self._end_reports)
                 await self._serve(stack)
                 async with single_failure():
                     await self._run(transport, ready)
@@ -160,6 +166,9 @@ class Local:
         address = await stack.enter_async_context(serve(self._settings.metrics, self.health, metrics))
         _log.warning("metrics.served", extra={"fields": {"address": address}})
 
+    async def _end_reports(self) -> None:
+        await self._gateways.close(_LAST_WORDS if self._forced is None else 0.0)
+
     async def _declare(self, transport: Transport, names: Mapping[str, Plan]) -> None:
         for name in (*names, HAPPY_END, ERROR_END):
             queue = self._settings.prefix + name
@@ -195,8 +204,9 @@ class Local:
         """The built-in end actors, from before all others to after them."""
         settings = self._settings
         results = open_results(settings.results, settings.result_retention) if settings.results else None
+        reports = self._know_gateways()
         running = []
-        for name in (HAPPY_END, ERROR_END):
+        for name, status in _ENDS.items():
             if name not in self._plans:
                 end = EndActor(
                     name,
@@ -205,6 +215,7 @@ class Local:
                     events=self.events,
                     health=self.health,
                     store=results,
+                    middleware=[self._gateways.ends(status).middleware] if reports else (),
                 )
                 running.append(tasks.create_task(end.run(stop)))
         try:
@@ -234,8 +245,16 @@ class Local:
             sidecar = SidecarProcess(f"{plan.name}/{number} sidecar", environment, said, plan.grace)
             return Replica(plan, number, place, sidecar.run, lines, early=True)
         settings = actor_settings(plan, place, self._settings)
-        actor = SidecarActor(settings, transport, events=self.events, health=self.health)
+        observer = self._gateways.observer(gateway_url(plan, place, self._settings), settings)
+        actor = SidecarActor(settings, transport, events=self.events, health=self.health, observer=observer)
         return Replica(plan, number, place, actor.run, lines)
+
+    def _know_gateways(self) -> bool:
+        """Know all gateways that the manifests name; whether there are any, or may be some later."""
+        urls = {gateway_url(plan, self._sockets, self._settings) for plan in self._plans.values()} - {""}
+        for url in urls:
+            self._gateways.at(url)
+        return bool(urls) or self._options.watch is not None
 
     # Scaling
 
@@ -297,6 +316,7 @@ class Local:
         plans = {plan.name: plan for plan in planned.plans}
         await self._declare(transport, plans)
         before, self._plans = self._plans, plans
+        self._know_gateways()
         for name in before.keys() - plans.keys():
             _log.warning("actor.removed", extra={"fields": {"actor": name}})
             group = self._gone[name] = self._groups.pop(name)

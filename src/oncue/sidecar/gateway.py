@@ -12,7 +12,7 @@ from asyncio import Task
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Raw
@@ -26,7 +26,8 @@ from oncue.core.retry import RetryPolicy
 from oncue.core.times import timestamp
 from oncue.middleware import Handler
 from oncue.results import Status
-from oncue.sidecar.observer import Nobody
+from oncue.sidecar.actor import ActorSettings
+from oncue.sidecar.observer import NOBODY, Nobody, Observer
 from oncue.sidecar.posting import Poster
 from oncue.workloads import Answer, Routed, Workload
 
@@ -42,6 +43,13 @@ _REFUSED = frozenset({400, 401, 403, 404, 405, 413, 422})
 """Answers that asking again does not change."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+def observer_of(gateway: Gateway, actor: ActorSettings) -> Observer:
+    """Who reports about this actor's messages: how far they are, or how their routes ended; nobody for another kind of end."""
+    if actor.status is not None:
+        return EndReports(gateway, actor.status)
+    return NOBODY if actor.is_end else ActorReports(gateway, actor.name, [actor.prefix + actor.happy_end])
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -186,10 +194,16 @@ class ActorReports(Nobody):
         self._gateway.tell(envelope.id, Report(f"/envelopes/{_quoted(envelope.id)}/progress", _encode(body)))
 
 
+class Receiver(Protocol):
+    """Takes reports, as a gateway does."""
+
+    def tell(self, id: str, report: Report) -> None: ...
+
+
 class EndReports(Nobody):
     """Reports how each route ended."""
 
-    def __init__(self, gateway: Gateway, status: Status) -> None:
+    def __init__(self, gateway: Receiver, status: Status) -> None:
         self._gateway = gateway
         self._status: Status = status
         self._result: ContextVar[Raw | None] = ContextVar("result", default=None)

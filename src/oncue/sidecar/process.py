@@ -29,7 +29,7 @@ from oncue.results import open_results
 from oncue.sidecar.actor import ActorSettings, SidecarActor
 from oncue.sidecar.ends import EndActor
 from oncue.sidecar.link import check_path, why_not_loaded
-from oncue.sidecar.observer import NOBODY, Nobody, Observer, Observers
+from oncue.sidecar.observer import NOBODY, Observer, Observers
 from oncue.stop import Stop, unless
 from oncue.transports import open_transport
 from oncue.transports.base import Transport
@@ -205,21 +205,12 @@ class Sidecar:
     async def _observers(self, stack: AsyncExitStack) -> Observer:
         """Who watches the messages: the metrics when they are served, the gateway when there is one."""
         found: list[Observer] = [] if self._asya is None else [self._asya]
-        settings, status = self._settings, self._actor.status
-        if settings.gateway_url:
-            from oncue.sidecar.gateway import ActorReports, EndReports, Gateway
+        if self._settings.gateway_url:
+            from oncue.sidecar.gateway import Gateway, observer_of
 
-            self._gateway = gateway = Gateway(settings.gateway_url)
+            self._gateway = gateway = Gateway(self._settings.gateway_url)
             stack.push_async_callback(self._end_reports, gateway)
-            ends = [settings.prefix + settings.happy_end]
-            reports: Nobody = (
-                EndReports(gateway, status)
-                if status is not None
-                else NOBODY
-                if self._actor.is_end
-                else ActorReports(gateway, settings.actor_name, ends)
-            )
-            found.append(reports)
+            found.append(observer_of(gateway, self._actor))
         return Observers(found) if found else NOBODY
 
     async def _end_reports(self, gateway: Gateway) -> None:
