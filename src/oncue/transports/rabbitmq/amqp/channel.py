@@ -13,20 +13,22 @@ import msgspec
 from pamqp import commands, frame
 from pamqp.base import Frame
 
-from oncue.transports.rabbitmq.amqp.faults import REPLY_SUCCESS, ChannelClosed, ClosedError, MalformedError
+from oncue.transports.rabbitmq.amqp.faults import CLOSED, ChannelClosed, ClosedError, MalformedError
 from oncue.transports.rabbitmq.amqp.properties import short_text
 
 if TYPE_CHECKING:
     from oncue.transports.rabbitmq.amqp.connection import Connection
 
+METHOD, HEADER, BODY, END = 1, 2, 3, 0xCE
 _PUBLISH, _DELIVER, _ACK, _NACK = 0x003C0028, 0x003C003C, 0x003C0050, 0x003C0078
-_METHOD, _END = struct.Struct(">BHII"), b"\xce"
-_HEADER = struct.Struct(">BHIHHQ")
-_BODY = struct.Struct(">BBHI")  # with the end of the frame before it
-_ACKNOWLEDGE = struct.Struct(">BHIIQBB")
+_BASIC = 60
 _INDEX = struct.Struct(">I")
-_TAGGED = struct.Struct(">QB")
+_METHOD_FRAME = struct.Struct(">BHII")
+_HEADER_FRAME = struct.Struct(">BHIHHQ")
+_BODY_FRAME = struct.Struct(">BBHI")  # with the end of the frame before it
+_ACK_FRAME = struct.Struct(">BHIIQBB")
 _CONTENT = struct.Struct(">HHQ")
+_TAGGED = struct.Struct(">QB")
 _ROUTES = 1000
 """So many pairs of exchange and routing key are kept in writing."""
 
@@ -44,7 +46,7 @@ class Delivery(msgspec.Struct, gc=False):
 
 
 class Returned(msgspec.Struct, gc=False):
-    """A message that was published to where there is no queue for it."""
+    """A message that was published to where no queue takes it."""
 
     code: int
     text: str
@@ -54,49 +56,46 @@ class Returned(msgspec.Struct, gc=False):
     body: bytes
 
 
-def _nothing(*_: object) -> None:
-    """For what nobody wants to hear."""
-
-
 class Channel:
     """One of the streams of a connection, made by `Connection.channel`.
 
-    Callbacks are called in the event loop in the order of what comes, and must not raise: that ends the connection. What is
-    written goes out once per turn of the loop. All of it raises `ChannelClosed` or `ConnectionClosed` after the end.
+    Callbacks are called in the event loop, in the order of what comes, and must not raise: that ends the connection. What is
+    written goes out once per turn of the loop. After the end, everything raises `ChannelClosed` or `ConnectionClosed`.
     """
 
     def __init__(self, connection: Connection, number: int) -> None:
         self.number = number
         self.closed: asyncio.Future[ChannelClosed] = asyncio.get_running_loop().create_future()
-        self.on_confirm: Callable[[int, bool, bool], None] = _nothing
-        self.on_return: Callable[[Returned], None] = _nothing
+        self.on_confirm: Callable[[int, bool, bool], object] = lambda _tag, _multiple, _acknowledged: None
+        self.on_return: Callable[[Returned], object] = lambda _returned: None
         self._connection = connection
         self._largest = connection.frame_max - 8
         self._fault: ClosedError | None = None
         self._calls: deque[tuple[Frame, asyncio.Future[Any]]] = deque()
         self._published = 0
         self._routes: dict[tuple[str, str], bytes] = {}
-        self._consumers: dict[bytes, tuple[str, Callable[[Delivery], None], Callable[[str], None]]] = {}
+        self._consumers: dict[bytes, tuple[str, Callable[[Delivery], object], Callable[[str], object]]] = {}
         self._tags = count(1)
-        # What is being received: whom it is for and what it is, and its properties once they came.
-        self._content: tuple[Callable[[Any], None], Callable[..., Any], tuple[Any, ...]] | None = None
+        self._place, self._exchange, self._routing_key = b"", "", ""  # of the last delivery; most are from the same
+        # What comes in parts: to whom it goes and what it is, and what there is of it.
+        self._content: tuple[Callable[[Any], object], Callable[..., Any], tuple[Any, ...]] | None = None
         self._properties: bytes | None = None
         self._parts: list[bytes] = []
         self._missing = 0
-        self._place = b"", ("", "")
-
-    # Calls
 
     async def call(self, request: Frame) -> Any:
-        """Give a method and return its answer; calls are answered in their order. Cancelling gives up the answer only."""
+        """Give a method and return its answer. Calls are answered in their order; cancelling one gives up the answer only."""
         return await self._ask(request)
 
     def _ask(self, request: Frame) -> asyncio.Future[Any]:
         self._check()
+        self._send(request)
         answer = asyncio.get_running_loop().create_future()
-        self._connection.send(frame.marshal(request, self.number))
         self._calls.append((request, answer))
         return answer
+
+    def _send(self, method: Frame) -> None:
+        self._connection.send(frame.marshal(method, self.number))
 
     async def close(self) -> None:
         """Close, and return when the server has said so; cancelling does not stop it. May be repeated."""
@@ -106,221 +105,216 @@ class Channel:
     def leave(self) -> None:
         """Close without waiting."""
         if self._fault is None:
-            self._connection.send(frame.marshal(commands.Channel.Close(REPLY_SUCCESS, "", 0, 0), self.number))
-            self.stop(ChannelClosed(REPLY_SUCCESS, "the channel was closed by this side"))
+            self._send(commands.Channel.Close(CLOSED, "", 0, 0))
+            self.stop(ChannelClosed(CLOSED, "the channel was closed by this side"))
 
     def stop(self, fault: ClosedError) -> None:
-        """Take no more calls, and hear nothing more but the end."""
-        self._fault = fault
-        for _, answer in self._calls:
-            if not answer.done():
-                answer.set_exception(type(fault)(*fault.args))
-        self._calls.clear()
+        """Take no more calls, and hear of nothing but the end."""
+        if self._fault is None:
+            self._fault = fault
+            for _, answer in self._calls:
+                if not answer.done():
+                    answer.set_exception(fault.again())
 
     def end(self, fault: ClosedError) -> None:
         """It is over."""
-        if self._fault is None:
-            self.stop(fault)
+        self.stop(fault)
         if not self.closed.done():
             self.closed.set_result(ChannelClosed(*fault.args))
 
     def _check(self) -> None:
         if self._fault is not None:
-            raise type(self._fault)(*self._fault.args)
+            raise self._fault.again()
 
     # Publishing
 
     async def confirm(self) -> None:
-        """Have everything confirmed that is published; comes before the first message."""
+        """Have all messages confirmed; comes before the first."""
         await self.call(commands.Confirm.Select())
 
     def publish(self, exchange: str, routing_key: str, properties: bytes, body: bytes) -> int:
-        """Send a message that is to be returned where no queue takes it; its number, from 1 on, which `on_confirm` will name.
+        """Send a message, to be returned where no queue takes it; its number, from 1 on, by which `on_confirm` names it.
 
-        Never waits: `Connection.writable` does. Raises `MalformedError` for a message that cannot be sent.
+        Never waits: `Connection.writable` does. Raises `MalformedError` for what cannot be sent, such as a long name.
         """
-        if self._fault is not None:
-            self._check()
+        self._check()
         method = self._routes.get((exchange, routing_key)) or self._route(exchange, routing_key)
-        size, number, largest = len(body), self.number, self._largest
-        if len(properties) + 12 > largest:
+        size, largest, described = len(body), self._largest, len(properties) + 12
+        if described > largest:
             raise MalformedError(f"properties of {len(properties)} bytes are over the limit of {largest - 12} bytes")
-        header = _HEADER.pack(2, number, len(properties) + 12, 60, 0, size)
+        header = _HEADER_FRAME.pack(HEADER, self.number, described, _BASIC, 0, size)
+        connection = self._connection
         if 0 < size <= largest:
-            self._connection.send(method, header, properties, _BODY.pack(0xCE, 3, number, size), body, _END)
+            connection.send(method, header, properties, _BODY_FRAME.pack(END, BODY, self.number, size), body, b"\xce")
         else:
-            frames = [method, header, properties]
-            for start in range(0, size, largest):
-                part = body[start : start + largest]
-                frames += (_BODY.pack(0xCE, 3, number, len(part)), part)
-            self._connection.send(*frames, _END)
+            parts = [body[start : start + largest] for start in range(0, size, largest)]
+            frames = [frame for part in parts for frame in (_BODY_FRAME.pack(END, BODY, self.number, len(part)), part)]
+            connection.send(method, header, properties, *frames, b"\xce")
+        connection.queued += size + described
         self._published += 1
         return self._published
 
     def _route(self, exchange: str, routing_key: str) -> bytes:
-        """The frame of a method that publishes, kept for the next time."""
-        where = short_text(exchange) + short_text(routing_key)
+        """The frame that begins a message, kept for the next one."""
+        where = b"\0\0%b%b\1" % (short_text(exchange), short_text(routing_key))  # the last byte makes it mandatory
         if len(self._routes) >= _ROUTES:
             self._routes.clear()
-        # Two bytes that are unused, and a last one that makes it mandatory.
-        method = _METHOD.pack(1, self.number, 7 + len(where), _PUBLISH) + b"\0\0" + where + b"\1" + _END
-        self._routes[exchange, routing_key] = method
-        return method
+        route = _METHOD_FRAME.pack(METHOD, self.number, 4 + len(where), _PUBLISH) + where + b"\xce"
+        self._routes[exchange, routing_key] = route
+        return route
 
     # Consuming
 
     async def consume(
         self,
         queue: str,
-        deliver: Callable[[Delivery], None],
-        cancelled: Callable[[str], None],
+        deliver: Callable[[Delivery], object],
+        cancelled: Callable[[str], object],
         *,
         prefetch: int,
         arguments: Mapping[str, Any] | None = None,
     ) -> str:
-        """Have up to `prefetch` messages of a queue given to `deliver` at a time; the consumer's tag.
+        """Have up to `prefetch` messages of a queue at a time given to `deliver`; the consumer's tag.
 
-        `cancelled` gets the tag when the server ends it, as when the queue is deleted. After this was cancelled, nothing is
-        delivered, and what was on its way goes back.
+        `cancelled` gets the tag when the server ends it, as when the queue is deleted. After this call was cancelled nothing is
+        delivered, and what was on its way goes back to the queue.
         """
-        self._ask(commands.Basic.Qos(prefetch_count=prefetch)).cancel()
+        self._ask(commands.Basic.Qos(prefetch_count=prefetch)).cancel()  # if it fails, the next fails with it
         tag = str(next(self._tags))
         self._consumers[tag.encode()] = tag, deliver, cancelled
         try:
             await self.call(commands.Basic.Consume(queue=queue, consumer_tag=tag, arguments=dict(arguments or {})))
         except asyncio.CancelledError:
             if self._fault is None:
-                del self._consumers[tag.encode()]
-                self._ask(commands.Basic.Cancel(tag)).cancel()
+                self._consumers.pop(tag.encode(), None)
+                self._ask(commands.Basic.Cancel(consumer_tag=tag)).cancel()
             raise
         return tag
 
     async def cancel(self, consumer_tag: str) -> None:
         """End a consumer. Until this returns messages may still be delivered; later ones go back to the queue."""
-        await self.call(commands.Basic.Cancel(consumer_tag))
+        await self.call(commands.Basic.Cancel(consumer_tag=consumer_tag))
 
     async def get(self, queue: str) -> Delivery | None:
-        """One message of a queue, to be acknowledged; None if there is none."""
-        answer: Delivery | None = await self.call(commands.Basic.Get(queue=queue))
+        """One message of a queue, which is to be acknowledged, or None; if cancelled, it goes back to the queue."""
+        answer = await self.call(commands.Basic.Get(queue=queue))
         return answer if isinstance(answer, Delivery) else None
 
     def ack(self, tag: int, multiple: bool = False) -> None:
-        """Settle one delivery, or with `multiple` all up to it."""
-        if self._fault is not None:
-            self._check()
-        self._connection.send(_ACKNOWLEDGE.pack(1, self.number, 13, _ACK, tag, multiple, 0xCE))
+        """Settle a delivery, or with `multiple` all up to it."""
+        self._check()
+        self._connection.send(_ACK_FRAME.pack(METHOD, self.number, 13, _ACK, tag, multiple, END))
 
     def nack(self, tag: int, multiple: bool = False, requeue: bool = True) -> None:
-        """Refuse one delivery, or with `multiple` all up to it; they go back to the queue or, without `requeue`, are dead."""
-        if self._fault is not None:
-            self._check()
-        self._connection.send(_ACKNOWLEDGE.pack(1, self.number, 13, _NACK, tag, multiple | requeue << 1, 0xCE))
+        """Refuse a delivery, or with `multiple` all up to it; back to the queue or, without `requeue`, to where the dead go."""
+        self._check()
+        self._connection.send(_ACK_FRAME.pack(METHOD, self.number, 13, _NACK, tag, multiple | requeue << 1, END))
 
-    # What comes. Frames lie in `data` from `start` to `end`; nothing is taken from beyond.
+    # What comes
 
-    def method(self, data: bytes, start: int, end: int) -> None:
-        index = _INDEX.unpack_from(data, start)[0]
+    def take(self, kind: int, data: bytes, start: int, end: int) -> int:
+        """Take the frame whose payload is in `data` from `start` to `end`; where the next one begins."""
         if self._fault is not None:
-            self._ending(data, start, end)
-        elif self._content is not None:
-            raise MalformedError("a method came where a message was to go on")
-        elif index == _DELIVER:
-            at = start + 5 + data[start + 4]
-            raw = data[start + 5 : at]
-            consumer = self._consumers.get(raw)
-            tag, redelivered = _TAGGED.unpack_from(data, at)
-            place = data[at + 9 : end]
-            if place != self._place[0]:
-                self._place = place, _read_place(place)
-            name, deliver = (raw.decode(), self._refuse) if consumer is None else consumer[:2]
-            self._content = deliver, Delivery, (name, tag, bool(redelivered), *self._place[1])
-        elif index in {_ACK, _NACK}:
-            if end - start != 13:
-                raise MalformedError("a confirm of another length than it has")
-            tag, multiple = _TAGGED.unpack_from(data, start + 4)
-            self.on_confirm(tag, bool(multiple & 1), index == _ACK)
+            if kind == METHOD:
+                self._method(frame.unmarshal(data[start - 7 : end + 1])[2])
+        elif kind == METHOD and self._content is None:
+            index = _INDEX.unpack_from(data, start)[0]
+            if index == _DELIVER:
+                return self._deliver(data, start, end)
+            if index in {_ACK, _NACK} and end - start == 13:
+                tag, multiple = _TAGGED.unpack_from(data, start + 4)
+                self.on_confirm(tag, multiple & 1 == 1, index == _ACK)
+            else:
+                self._method(frame.unmarshal(data[start - 7 : end + 1])[2])
+        elif kind == HEADER and self._content is not None and self._properties is None:
+            self._missing = _CONTENT.unpack_from(data, start)[2]
+            self._properties = data[start + 12 : end]
+            self._progress()
+        elif kind == BODY and self._properties is not None and end - start <= self._missing:
+            self._missing -= end - start
+            self._parts.append(data[start:end])
+            self._progress()
         else:
-            self._rare(frame.unmarshal(data[start - 7 : end + 1])[2])
+            raise MalformedError(f"a frame of kind {kind} came out of turn")
+        return end + 1
 
-    def header(self, data: bytes, start: int, end: int) -> None:
-        if self._fault is not None:
-            return
-        if self._content is None or self._properties is not None or end - start < 14:
-            raise MalformedError("a content header came where there is none")
-        size = _CONTENT.unpack_from(data, start)[2]
-        self._properties = data[start + 12 : end]
-        self._missing = size
-        if size == 0:
-            self._complete(b"")
+    def _deliver(self, data: bytes, start: int, end: int) -> int:
+        last: int
+        at = start + 5 + data[start + 4]
+        raw = data[start + 5 : at]
+        consumer = self._consumers.get(raw)
+        name, deliver = (raw.decode(), self._refuse) if consumer is None else consumer[:2]
+        tag, redelivered = _TAGGED.unpack_from(data, at)
+        place = data[at + 9 : end]
+        if place != self._place:
+            middle = 1 + place[0]
+            if len(place) != middle + 1 + place[middle]:
+                raise MalformedError("a delivery of another length than it says")
+            self._place, self._exchange, self._routing_key = (
+                place,
+                place[1:middle].decode(),
+                place[middle + 1 :].decode(),
+            )
+        fields = name, tag, redelivered == 1, self._exchange, self._routing_key
+        # Mostly the rest has come as well, in one piece; what is not as expected is left to the slower way.
+        head = end + 1
+        if head + 32 < len(data):
+            kind, number, size, _, _, missing = _HEADER_FRAME.unpack_from(data, head)
+            body = head + 15 + size
+            last = body + missing
+            whole = kind == HEADER and number == self.number and size >= 14 and last < len(data) and data[last] == END
+            if whole and _BODY_FRAME.unpack_from(data, body - 8) == (END, BODY, number, missing):
+                deliver(Delivery(*fields, data[head + 19 : body - 8], data[body:last]))
+                return last + 1
+        self._content = deliver, Delivery, fields
+        return head
 
-    def body(self, data: bytes, start: int, end: int) -> None:
-        if self._fault is not None:
-            return
-        self._missing -= end - start
-        if self._properties is None or self._missing < 0:
-            raise MalformedError("a body came where there is none, or a longer one than was said")
-        part = data[start:end]
-        if self._parts or self._missing:
-            self._parts.append(part)
-            if self._missing:
-                return
-            part = b"".join(self._parts)
+    def _progress(self) -> None:
+        """Hand over what is being received, if that was all of it."""
+        if self._missing == 0 and self._content is not None:
+            (tell, kind, fields), properties = self._content, self._properties
+            body = b"".join(self._parts)
+            self._content = self._properties = None
             self._parts.clear()
-        self._complete(part)
-
-    def _complete(self, body: bytes) -> None:
-        content, properties = self._content, self._properties
-        assert content is not None
-        self._content = self._properties = None
-        tell, kind, fields = content
-        tell(kind(*fields, properties, body))
+            tell(kind(*fields, properties, body))
 
     def _refuse(self, delivery: Delivery) -> None:
         """Nobody takes it any more."""
         self.nack(delivery.tag)
 
-    def _rare(self, method: Any) -> None:
-        if method.name == "Channel.Close":
-            self._connection.send(frame.marshal(commands.Channel.CloseOk(), self.number))
-            self._connection.release(self.number)
-            self.end(ChannelClosed(method.reply_code, method.reply_text, method.class_id, method.method_id))
-        elif method.name == "Basic.Return":
-            place = method.exchange, method.routing_key
-            self._content = self.on_return, Returned, (method.reply_code, method.reply_text, *place)
-        elif method.name == "Basic.Cancel":
-            consumer = self._consumers.pop(method.consumer_tag.encode(), None)
-            if not method.nowait:
-                self._connection.send(frame.marshal(commands.Basic.CancelOk(method.consumer_tag), self.number))
-            if consumer is not None:
-                consumer[2](consumer[0])
-        elif not self._calls or method.name not in self._calls[0][0].valid_responses:
-            raise MalformedError(f"{method.name} came where it answers nothing")
-        else:
-            answer = self._calls.popleft()[1]
-            if method.name == "Basic.GetOk":
+    def _got(self, delivery: Delivery) -> None:
+        _, answer = self._calls.popleft()
+        self._refuse(delivery) if answer.done() else answer.set_result(delivery)
+
+    def _method(self, method: Any) -> None:
+        match method.name:
+            case "Channel.Close":  # also after we have closed: then it will answer that, too
+                self._send(commands.Channel.CloseOk())
+                if self._fault is None:
+                    self._connection.release(self.number)
+                self.end(ChannelClosed(method.reply_code, method.reply_text, method.class_id, method.method_id))
+            case "Channel.CloseOk" if self._fault is not None:
+                self._connection.release(self.number)
+                self.end(self._fault)
+            case _ if self._fault is not None:
+                pass
+            case "Basic.Return":
                 place = method.exchange, method.routing_key
-                tell = self._refuse if answer.done() else answer.set_result
-                self._content = tell, Delivery, ("", method.delivery_tag, method.redelivered, *place)
-                return
-            if method.name == "Basic.CancelOk":
-                self._consumers.pop(method.consumer_tag.encode(), None)
-            if not answer.done():
-                answer.set_result(method)
-
-    def _ending(self, data: bytes, start: int, end: int) -> None:
-        """After we closed, until the server has heard of it."""
-        method = frame.unmarshal(data[start - 7 : end + 1])[2]
-        if isinstance(method, commands.Channel.Close):  # at the same time, and it will answer ours as well
-            self._connection.send(frame.marshal(commands.Channel.CloseOk(), self.number))
-        elif isinstance(method, commands.Channel.CloseOk):
-            self._connection.release(self.number)
-            assert self._fault is not None
-            self.end(self._fault)
-
-
-def _read_place(data: bytes) -> tuple[str, str]:
-    """Exchange and routing key."""
-    middle = 1 + data[0]
-    if len(data) != middle + 1 + data[middle]:
-        raise MalformedError("a delivery of another length than it says")
-    return data[1:middle].decode(), data[middle + 1 :].decode()
+                self._content = self.on_return, Returned, (method.reply_code, method.reply_text, *place)
+            case "Basic.Cancel":
+                if not method.nowait:
+                    self._send(commands.Basic.CancelOk(method.consumer_tag))
+                consumer = self._consumers.pop(method.consumer_tag.encode(), None)
+                if consumer is not None:
+                    consumer[2](consumer[0])
+            case name if not self._calls or name not in self._calls[0][0].valid_responses:
+                raise MalformedError(f"{name} came where it answers nothing")
+            case "Basic.GetOk":
+                place = method.exchange, method.routing_key
+                self._content = self._got, Delivery, ("", method.delivery_tag, method.redelivered, *place)
+            case name:
+                _, answer = self._calls.popleft()
+                if name == "Basic.CancelOk":
+                    self._consumers.pop(method.consumer_tag.encode(), None)
+                if not answer.done():
+                    answer.set_result(method)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-LOST, REPLY_SUCCESS, FRAME_ERROR = 0, 200, 501
-"""Codes of ours: the socket broke without a word, we closed it, the server's bytes make no sense."""
+from typing import Self
+
+LOST, CLOSED, FRAME_ERROR = 0, 200, 501
+"""Codes of ours: the socket broke without a word, this side closed, what came makes no sense."""
 
 
 class ClosedError(Exception):
-    """`code` and `text` are the server's, with the ids of the method that it refused (0 where there is none), or our own."""
+    """`code` and `text` are the server's, with the ids of the method that it refused (0 where there is none), or ours."""
 
     def __init__(self, code: int, text: str, class_id: int = 0, method_id: int = 0) -> None:
         super().__init__(code, text, class_id, method_id)
-        self.code = code
-        self.text = text
-        self.class_id = class_id
-        self.method_id = method_id
+        self.code, self.text, self.class_id, self.method_id = code, text, class_id, method_id
 
     def __str__(self) -> str:
         return f"{self.text} ({self.code})" if self.code else self.text
+
+    def again(self) -> Self:
+        """The same once more: one object must not be raised in several places."""
+        return type(self)(*self.args)
 
 
 class ConnectionClosed(ClosedError):  # noqa: N818 - the protocol's own word

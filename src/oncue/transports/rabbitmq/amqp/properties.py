@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -33,7 +34,7 @@ class Properties(msgspec.Struct, frozen=True, gc=False):
 
 
 _SHORT, _LONG = struct.Struct(">H"), struct.Struct(">I")
-_INTEGER, _DOUBLE = struct.Struct(">cq"), struct.Struct(">cd")
+_TEXT, _INTEGER, _DOUBLE = struct.Struct(">cI"), struct.Struct(">cq"), struct.Struct(">cd")
 _SIZED: Final = {ord(kind): struct.Struct(f">{code}") for kind, code in zip("tbBsuIilLfd", "?bBhHiIqqfd", strict=True)}
 """Values of a table that have a fixed size, by the letter that goes before them."""
 
@@ -43,16 +44,15 @@ def encode_properties(**properties: Any) -> bytes:
 
     Raises `MalformedError` for what cannot be written, such as a text of over 255 bytes.
     """
-    flags, parts = 0, list[bytes]()
+    flags, data = 0, b""
     try:
-        for name, value in properties.items():
-            flags |= _FLAGS[name] if value is not None else 0
-        for flag, name, write, _ in _FIELDS:
-            if flags & flag:
-                parts.append(write(properties[name]))
+        for (flag, _, write, _), value in zip(_FIELDS, msgspec.structs.astuple(Properties(**properties)), strict=True):
+            if value is not None:
+                flags |= flag
+                data += write(value)
     except Exception as error:
         raise MalformedError(f"a message's properties cannot be written: {error!r}") from error
-    return _SHORT.pack(flags) + b"".join(parts)
+    return _SHORT.pack(flags) + data
 
 
 def decode_properties(payload: bytes) -> Properties:
@@ -77,6 +77,9 @@ def short_text(value: str) -> bytes:
     return bytes((len(text),)) + text
 
 
+_key = lru_cache(1000)(short_text)  # there are few names of headers
+
+
 def _read_text(data: bytes, position: int) -> tuple[str, int]:
     end = position + 1 + data[position]
     return data[position + 1 : end].decode(), end
@@ -99,20 +102,19 @@ def _read_seconds(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _write_table(value: Mapping[str, Any]) -> bytes:
-    parts = list[bytes]()
+    table = b""
     for key, item in value.items():
-        parts.append(short_text(key))
+        table += _key(key)
         kind = type(item)
         if kind is str:
             text = item.encode()
-            parts += (b"S", _LONG.pack(len(text)), text)
+            table += _TEXT.pack(b"S", len(text)) + text
         elif kind is int:
-            parts.append(_INTEGER.pack(b"l", item))
+            table += _INTEGER.pack(b"l", item)
         elif kind is float:  # of which pamqp would keep half the digits
-            parts.append(_DOUBLE.pack(b"d", item))
+            table += _DOUBLE.pack(b"d", item)
         else:
-            parts.append(pamqp_encode.encode_table_value(item))
-    table = b"".join(parts)
+            table += pamqp_encode.encode_table_value(item)
     return _LONG.pack(len(table)) + table
 
 
