@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -162,6 +163,19 @@ def test_a_worker_that_waits_for_its_transport_can_be_stopped(folder: Path) -> N
     with working("--transport", "sqlite:///there/jobs.db") as worker:
         worker.log("worker.waiting")
         assert worker.stop() == 0
+
+
+def test_a_worker_that_is_connecting_to_somebody_who_does_not_answer_can_be_stopped() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with working("--transport", url) as worker:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(1)
+                worker.log("worker.started")
+                began = time.monotonic()
+                assert worker.stop() == 0
+                assert time.monotonic() - began < 4.0
 
 
 def test_a_file_that_is_no_store_ends_it_with_one_line(folder: Path) -> None:

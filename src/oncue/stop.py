@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Task
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from oncue.core.errors import TransportError
 
@@ -81,6 +81,22 @@ async def unless(stop: Stop, waited: Awaitable[Result]) -> Result | None:
         await cancel([stopped])
 
 
+async def abandoned_at(stop: Stop, waited: Coroutine[Any, Any, Result]) -> Result | None:
+    """As `unless`, but in a task of its own, which is left to itself if it does not end soon after its cancellation.
+
+    For what belongs to others and may take its time to give up, such as connecting to somebody who does not answer.
+    """
+    task = asyncio.create_task(waited)
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        left = [each for each in (task, stopped) if not each.done()]
+        if left:
+            await cancel(left)
+
+
 async def within_grace(busy: Sequence[Task[None]], stop: Stop) -> None:
     """Return when all are done, the grace period is over, or `stop` is forced."""
     forced = asyncio.create_task(stop.wait_forced())
@@ -102,7 +118,7 @@ async def happens(event: asyncio.Event, within: float) -> None:
         return
 
 
-async def cancel(tasks: Sequence[Task[None]]) -> set[Task[None]]:
+async def cancel(tasks: Sequence[Task[Any]]) -> set[Task[Any]]:
     """Cancel tasks and wait for their end, but not for ever; those that refuse, as users' code may."""
     for task in tasks:
         task.cancel()
@@ -112,7 +128,7 @@ async def cancel(tasks: Sequence[Task[None]]) -> set[Task[None]]:
     return left
 
 
-def report(task: Task[None]) -> None:
+def report(task: Task[Any]) -> None:
     """Log what a task that nobody asks any more died of, unless it is one of the errors that all receivers get at once."""
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, TransportError):

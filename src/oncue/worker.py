@@ -38,6 +38,7 @@ from oncue.events import (
 )
 from oncue.health import Health
 from oncue.pump import Stop
+from oncue.stop import abandoned_at
 from oncue.transports import open_transport
 from oncue.transports.base import Transport
 
@@ -180,7 +181,10 @@ class Worker:
         pulses = [self.health.pulse(queue) for queue in self._queues]
         while not self.stop.requested:
             try:
-                async with _opened(self._settings.url) as transport, self._app.connected(transport):
+                transport = await abandoned_at(self.stop, open_transport(self._settings.url))
+                if transport is None:
+                    return
+                async with _closing(transport), self._app.connected(transport):
                     self._transport = transport
                     for pulse in pulses:
                         pulse.end()
@@ -221,10 +225,9 @@ class Worker:
 
 
 @asynccontextmanager
-async def _opened(url: str) -> AsyncIterator[Transport]:
-    transport = await open_transport(url)
+async def _closing(transport: Transport) -> AsyncIterator[None]:
     try:
-        yield transport
+        yield
     finally:
         await transport.close()
 

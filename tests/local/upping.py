@@ -86,6 +86,9 @@ def manifest(name: str, handler: str, *, python: str = "", memory: str = "", sca
 class Up:
     """`oncue up` in the current folder. Leaving it ends it with SIGTERM, unless it has ended, and expects nothing to be left."""
 
+    first = "up.started"
+    """What it has to say before a test goes on."""
+
     def __init__(self, *words: str, **environ: str) -> None:
         self._words = words
         self._environ = environ
@@ -98,7 +101,7 @@ class Up:
                 env=environment(**self._environ), start_new_session=True,
             )  # fmt: skip
         try:
-            eventually(lambda: "up.started" in self.log or self.process.poll() is not None, self.read)
+            eventually(lambda: self.first in self.log or self.process.poll() is not None, self.read)
             assert self.process.poll() is None, self.log
             running = find(Path(".oncue"))
             assert running is not None
@@ -183,11 +186,11 @@ def write(*manifests: str, jobs: str = JOBS) -> None:
     Path("actors.yaml").write_text("".join(manifests), encoding="utf-8")
 
 
-def call(actor: str, payload: Any, *, route: Sequence[str] = ()) -> Any:
+def call(actor: str, payload: Any, *, route: Sequence[str] = (), url: str = URL) -> Any:
     """The result of a route, or the failure it ended in, raised."""
 
     async def go() -> Any:
-        async with App(URL) as app:
+        async with App(url) as app:
             return await app.call(actor, payload, route=route, timeout=PATIENCE)
 
     return asyncio.run(go())

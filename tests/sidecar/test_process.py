@@ -229,6 +229,18 @@ def test_a_transport_that_is_away_is_waited_for(tmp_path: Path) -> None:
         assert sidecar.stop() == 0
 
 
+def test_it_ends_at_once_while_it_is_connecting_to_somebody_who_does_not_answer() -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, pod(f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as work:
+        sidecar = work.start_sidecar(ready=False)
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(1)
+            began = time.monotonic()
+            assert sidecar.stop() == 0
+            assert time.monotonic() - began < 4.0
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

@@ -165,7 +165,7 @@ async def _run(
     voice = _Sentences(running.grace) if table is not None else _Records(running.grace)
 
     def tell(number: int) -> None:
-        voice.told(again=local.stop.is_set())
+        voice.told(again=local.stop.requested)
         local.tell(number)
 
     started = asyncio.Event()

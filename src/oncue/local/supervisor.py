@@ -36,7 +36,7 @@ from oncue.outgoing import ERROR_END, HAPPY_END
 from oncue.results import Status, open_results
 from oncue.sidecar.actor import SidecarActor
 from oncue.sidecar.ends import EndActor
-from oncue.stop import Stop, happens
+from oncue.stop import Stop, abandoned_at
 from oncue.transports import open_transport
 from oncue.transports.base import Depth, QueueSpec, Transport
 from oncue.work import single_failure
@@ -80,7 +80,7 @@ class Local:
     ) -> None:
         self.events = Events()
         self.health = Health()
-        self.stop = asyncio.Event()
+        self.stop = Stop()
         self._settings = settings
         self._plans = {plan.name: plan for plan in plans}
         self._sockets = sockets
@@ -92,13 +92,14 @@ class Local:
         self._gone: dict[str, Group] = {}
         self._numbers = itertools.count(1)
         self._transport: Transport | None = None
+        self._away = ""
         self._signals = 0
         self._forced: int | None = None
 
     def tell(self, number: int) -> None:
         """Act on a signal: the first lets what is in work finish, the second does not."""
         self._signals += 1
-        self.stop.set()
+        self.stop.gently(0.0)  # each group has a grace period of its own
         if self._signals > 1:
             self._forced = number
             for group in [*self._groups.values(), *self._gone.values()]:
@@ -128,6 +129,8 @@ class Local:
 
     async def report(self) -> Sequence[ActorReport]:
         """How all actors are at this moment, those at the ends of routes last."""
+        if self._transport is None:
+            return self._waiting()
         for group in list(self._groups.values()):
             group.depth = await self._depth(group.queue) or group.depth
         reports = [
@@ -141,19 +144,26 @@ class Local:
 
     async def _connect(self) -> Transport | None:
         tries = 0
-        while not self.stop.is_set():
+        while not self.stop.requested:
             try:
-                transport = await open_transport(self._settings.url)
-                await self._declare(transport, self._plans)
+                return await abandoned_at(self.stop, self._opened())
             except ConnectionLostError as error:
                 if not tries:
                     shown = {"url": redact_url(self._settings.url), "error": str(error)}
                     _log.warning("worker.waiting", extra={"fields": shown})
                 tries += 1
-                await happens(self.stop, _BACK_OFF.backoff(tries) * random.uniform(0.5, 1.0))
-            else:
-                return transport
+                self._away = str(error)
+                await self.stop.wait_at_most(_BACK_OFF.backoff(tries) * random.uniform(0.5, 1.0))
         return None
+
+    async def _opened(self) -> Transport:
+        transport = await open_transport(self._settings.url)
+        try:
+            await self._declare(transport, self._plans)
+        except BaseException:
+            await transport.close()
+            raise
+        return transport
 
     async def _serve(self, stack: AsyncExitStack) -> None:
         if not self._settings.metrics:
@@ -334,6 +344,14 @@ class Local:
                 self._groups[name].renew(plan)
 
     # Reporting
+
+    def _waiting(self) -> Sequence[ActorReport]:
+        """How they are while the transport is away."""
+        ends = [name for name in _ENDS if name not in self._plans]
+        return [
+            ActorReport(name=name, state="starting", replicas=0, wanted=0, built_in=name in ends, error=self._away)
+            for name in (*self._plans, *ends)
+        ]
 
     async def _report_of_end(self, name: str) -> ActorReport:
         queue = self._settings.prefix + name

@@ -30,7 +30,7 @@ from oncue.sidecar.actor import ActorSettings, SidecarActor
 from oncue.sidecar.ends import EndActor
 from oncue.sidecar.link import check_path, why_not_loaded
 from oncue.sidecar.observer import NOBODY, Observer, Observers
-from oncue.stop import Stop, unless
+from oncue.stop import Stop, abandoned_at, unless
 from oncue.transports import open_transport
 from oncue.transports.base import Transport
 
@@ -190,7 +190,7 @@ class Sidecar:
         try:
             while not self.stop.requested:
                 try:
-                    return await unless(self.stop, open_transport(url))
+                    return await abandoned_at(self.stop, open_transport(url))
                 except ConnectionLostError as error:
                     pulse.lost(str(error))
                     if not tries:
