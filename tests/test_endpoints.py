@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import aiohttp
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from oncue.core.errors import ConfigError, ConnectionLostError, InvalidValueError
@@ -51,6 +52,37 @@ async def test_metrics_are_text_that_prometheus_reads() -> None:
     assert (answer.status, answer.type) == (200, "text/plain; version=0.0.4; charset=utf-8")
     names = {family.name for family in text_string_to_metric_families(answer.text)}
     assert {"oncue_messages", "python_info"} <= names
+
+
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text", "text/html, Application/OpenMetrics-Text;q=0.1", PROMETHEUS])  # fmt: skip
+async def test_metrics_are_open_metrics_for_who_asks_for_them(accept: str) -> None:
+    metrics = Metrics()
+    metrics(MessageDone("q", "a", 1, 0.1, 0))
+
+    async def depths() -> Mapping[str, QueueDepth]:
+        return {"q": QueueDepth(ready=3)}
+
+    async with serve("127.0.0.1:0", Health(), metrics, depths) as address:
+        answer = await get(address, "/metrics", Accept=accept)
+    assert (answer.status, answer.type) == (200, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    found = {family.name: family for family in parse_open_metrics(answer.text)}
+    assert {"oncue_messages", "oncue_queue_messages", "python_info"} <= set(found)
+    assert [each.value for each in found["oncue_queue_messages"].samples] == [3.0]
+    assert answer.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "text/plain", "application/openmetrics-text;q=0", "application/json"])
+async def test_metrics_are_the_older_text_for_all_others(accept: str) -> None:
+    async with serve("127.0.0.1:0", Health(), Metrics()) as address:
+        answer = await get(address, "/metrics", Accept=accept)
+    assert (answer.status, answer.type) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert "# EOF" not in answer.text
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

@@ -15,7 +15,7 @@ from aiohttp import web
 from oncue.core.errors import ConfigError, InvalidValueError, TransportError
 from oncue.dead import dead_queue_name, is_dead_queue
 from oncue.health import Health
-from oncue.metrics import CONTENT_TYPE, Metrics, QueueDepth
+from oncue.metrics import CONTENT_TYPE, OPEN_METRICS, Metrics, QueueDepth, wants_open_metrics
 from oncue.transports.base import Depth, Transport
 
 _log = logging.getLogger("oncue.endpoints")
@@ -87,9 +87,11 @@ class _Endpoints:
         self._metrics = metrics
         self._depths = depths
 
-    async def metrics(self, _request: web.Request) -> web.Response:
-        text = self._metrics.expose(await self._ask())
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+    async def metrics(self, request: web.Request) -> web.Response:
+        wanted = wants_open_metrics(",".join(request.headers.getall("Accept", ())))
+        text = self._metrics.expose(await self._ask(), open_metrics=wanted)
+        kind = OPEN_METRICS if wanted else CONTENT_TYPE
+        return web.Response(body=text, headers={"Content-Type": kind, "Cache-Control": "no-store"})
 
     async def alive(self, request: web.Request) -> web.Response:
         return _answer(request, self._health.alive())

@@ -6,14 +6,17 @@ several of them.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
+from prometheus_client.registry import Collector
 
 from oncue.events import (
     BrokerBack,
@@ -46,8 +49,21 @@ BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `expose` returns."""
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+"""Of what it returns as OpenMetrics."""
+
+_NEVER = re.compile(r"q\s*=\s*0(\.0*)?")
 
 _Ended = MessageDone | MessageRetried | MessageDead | MessageReleased | LeaseLost
+
+
+def wants_open_metrics(accept: str) -> bool:
+    """Whether a request whose `Accept` this is would take OpenMetrics, which is then given it, whatever it likes better."""
+    for each in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in each.split(";"))
+        if kind == "application/openmetrics-text" and not any(_NEVER.fullmatch(one) for one in parameters):
+            return True
+    return False
 
 
 class QueueDepth(msgspec.Struct, frozen=True):
@@ -113,10 +129,13 @@ class Metrics:
                 counts = self._queues[event.queue] = _Counts()
             count(counts, event)
 
-    def expose(self, depths: Mapping[str, QueueDepth] | None = None) -> bytes:
-        """All metrics of the registry, and the depths of queues if they are known. What is not known is absent, not 0."""
-        text = generate_latest(self._registry)
-        return text + generate_latest(_Depths(depths)) if depths else text
+    def expose(self, depths: Mapping[str, QueueDepth] | None = None, *, open_metrics: bool = False) -> bytes:
+        """All metrics of the registry, and the depths of queues if they are known. What is not known is absent, not 0.
+
+        With `open_metrics` it is OpenMetrics instead of the text format.
+        """
+        everything = _Everything([self._registry, _Depths(depths)] if depths else [self._registry])
+        return generate_open_metrics(everything) if open_metrics else generate_latest(everything)  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterator[Metric]:
         """For the registry: the metrics of this moment."""
@@ -185,6 +204,17 @@ def _simple(queues: Mapping[str, _Counts]) -> Iterator[Metric]:
             if value is not None:
                 family.add_metric([queue], value)  # type: ignore[attr-defined]
         yield family
+
+
+class _Everything:
+    """Several collectors as one, for OpenMetrics has one end."""
+
+    def __init__(self, collectors: Sequence[Collector]) -> None:
+        self._collectors = collectors
+
+    def collect(self) -> Iterator[Metric]:
+        for collector in self._collectors:
+            yield from collector.collect()
 
 
 class _Depths:

@@ -94,7 +94,8 @@ def test_a_message_that_kills_its_worker_counts_alone(url: str, queues: Queues) 
     settings = QUICK | {"ONCUE_CRASH_ATTEMPTS": "3", "ONCUE_CONCURRENCY": "4", "ONCUE_PROCESSES": "2"}
     others = {f"m{number}" for number in range(50)}
     with running(url, **settings) as work:
-        queues.send("a", envelope("poison", {"do": "die"}), *(envelope(id, {"n": 1}) for id in sorted(others)))
+        slow = [envelope(id, {"do": "pause", "seconds": 0.05}) for id in sorted(others)]
+        queues.send("a", *slow[:3], envelope("poison", {"do": "die"}), *slow[3:])
         until(lambda: queues.depth("a") == 0, within=50)
         ended_once(queues, {"poison"} | others, {"poison"})
         (told,) = queues.take("error-end", 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from commandline import WORDS, process
 from programs import environment
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from sidecar.pods import ASYAS, OURS, Pod, Queues, envelope, pod, running, until
 
 from oncue.events import Events
@@ -216,6 +217,22 @@ def test_metrics_can_be_switched_off(url: str, queues: Queues) -> None:
         assert work.address == ""
         queues.send("a", envelope("m", {"n": 1}))
         queues.take("happy-end", 1)
+
+
+def test_its_metrics_are_open_metrics_for_who_asks_for_them(url: str, queues: Queues) -> None:
+    custom = (
+        '[{"name": "shop_sales", "type": "counter"}, {"name": "shop_waits", "type": "histogram", "buckets": [1, 2]}]'
+    )
+    with running(url, ASYA_CUSTOM_METRICS=custom) as work:
+        queues.send("a", envelope("m", {"n": 1}), envelope("n", {"do": "fail"}))
+        queues.take("happy-end", 1)
+        until(lambda: queues.depth("a-dlq") == 1)
+        text = work.get("/metrics", accept="text/html,application/openmetrics-text;version=1.0.0")[1]
+        found = {family.name: family for family in text_string_to_metric_families(text)}
+        assert {"asya_actor_messages_received", "asya_actor_processing_duration_seconds", "shop_sales"} <= set(found)
+        assert [each.value for each in found["asya_actor_messages_received"].samples] == [2.0]
+        assert text.endswith("# EOF\n")
+        assert "# EOF" not in work.get("/metrics", accept="application/openmetrics-text;q=0")[1]
 
 
 def test_a_transport_that_is_away_is_waited_for(tmp_path: Path) -> None:

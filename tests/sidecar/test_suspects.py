@@ -15,6 +15,7 @@ async def running(suspects: Suspects, id: str, log: list[str], go: asyncio.Event
         log.append(f"+{id}")
         await go.wait()
         log.append(f"-{id}")
+    suspects.survived(id)
 
 
 async def turns(count: int = 20) -> None:
@@ -36,6 +37,22 @@ async def test_who_has_seen_two_deaths_runs_beside_those_only_that_have_seen_non
     assert log[3:6] == ["-one", "-two", "-fresh"]
     assert log[6:] == ["+twice", "-twice", "+again", "-again"]
     assert not suspects, "who survives is clear"
+
+
+async def test_whose_process_died_runs_alone_until_it_has_survived() -> None:
+    suspects, log, go = Suspects(), [], asyncio.Event()
+    suspects.crashed("a")
+    suspects.crashed("b")
+    go.set()
+    async with suspects.watch("a"):
+        other = asyncio.create_task(running(suspects, "b", log, go))
+        await turns()
+        assert log == []
+    await other
+    assert log == ["+b", "-b"]
+    assert suspects, "a may kill again"
+    suspects.survived("a")
+    assert not suspects
 
 
 async def test_who_is_watched_is_known_while_it_runs_and_stays_suspicious_when_it_fails() -> None:

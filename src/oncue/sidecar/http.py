@@ -17,6 +17,7 @@ import msgspec
 from oncue.core.errors import ConfigError, InvalidValueError
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:/\s]*)):(?P<port>[0-9]{1,5})", re.ASCII)
+_ACCEPT = re.compile(rb"\r\naccept:([^\r]*)", re.IGNORECASE)
 _LONGEST_HEAD = 16384
 _PATIENCE = 10.0
 """Seconds that a client has to ask its question, and to take the answer."""
@@ -30,7 +31,8 @@ class Answer(msgspec.Struct, frozen=True):
     type: str = "text/plain; charset=utf-8"
 
 
-Page = Callable[[], Awaitable[Answer]]
+Page = Callable[[str], Awaitable[Answer]]
+"""Answers, given what the request says it accepts."""
 
 
 @asynccontextmanager
@@ -67,7 +69,8 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pag
         async with asyncio.timeout(_PATIENCE):
             head = await reader.readuntil(b"\r\n\r\n")
             method, _, rest = head.partition(b" ")
-            answer = await _answer(method, rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1"), pages)
+            path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
+            answer = await _answer(method, path, b",".join(_ACCEPT.findall(head)).decode("latin-1"), pages)
             writer.write(_encode(answer, body=method != b"HEAD"))
             await writer.drain()
     except (TimeoutError, ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -78,13 +81,13 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pag
             await writer.wait_closed()
 
 
-async def _answer(method: bytes, path: str, pages: Mapping[str, Page]) -> Answer:
+async def _answer(method: bytes, path: str, accept: str, pages: Mapping[str, Page]) -> Answer:
     page = pages.get(path)
     if page is None:
         return Answer(404, f"there are {', '.join(pages)}\n".encode())
     if method not in {b"GET", b"HEAD"}:
         return Answer(405, b"GET is all there is\n")
-    return await page()
+    return await page(accept)
 
 
 def _encode(answer: Answer, *, body: bool) -> bytes:

@@ -227,7 +227,7 @@ class Sidecar:
             return
         from prometheus_client import CollectorRegistry, ProcessCollector
 
-        from oncue.metrics import CONTENT_TYPE, Metrics
+        from oncue.metrics import CONTENT_TYPE, OPEN_METRICS, Metrics, wants_open_metrics
         from oncue.sidecar.http import Answer, serve
         from oncue.sidecar.metrics import AsyaMetrics, declare
 
@@ -250,8 +250,10 @@ class Sidecar:
         except ValueError as error:
             raise ConfigError(f"custom_metrics (ASYA_CUSTOM_METRICS): {error}") from None
 
-        async def metrics() -> Answer:
-            return Answer(200, ours.expose(await self._depths()), CONTENT_TYPE)
+        async def metrics(accept: str) -> Answer:
+            wanted = wants_open_metrics(accept)
+            text = ours.expose(await self._depths(), open_metrics=wanted)
+            return Answer(200, text, OPEN_METRICS if wanted else CONTENT_TYPE)
 
         pages = {
             "/metrics": metrics,
@@ -270,7 +272,7 @@ class Sidecar:
     def _page(self, reasons: Callable[[], Sequence[str]], well: str) -> Page:
         from oncue.sidecar.http import Answer
 
-        async def page() -> Answer:
+        async def page(_accept: str) -> Answer:
             found = reasons()
             return (
                 Answer(503, "".join(f"{reason}\n" for reason in found).encode())

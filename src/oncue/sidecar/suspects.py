@@ -1,6 +1,6 @@
-"""Which messages may be the reason that a runtime dies: those that were with it at two of its deaths run one at a time.
+"""Which messages may be the reason that a runtime, or a handler's process in it, dies: such run one at a time.
 
-So a message that kills its runtime is found out and counts its own attempts, and its neighbours are given back uncounted.
+So a message that kills is found out and counts its own attempts, and its neighbours finish without it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ALONE = 2
 
 
 class Suspects:
-    """Counts, by message id, the deaths of runtimes that were seen from near. True while there are any."""
+    """Counts, by message id, the deaths that were seen from near. True while there are any."""
 
     def __init__(self) -> None:
         self._deaths: OrderedDict[str, int] = OrderedDict()
@@ -39,9 +39,18 @@ class Suspects:
         while len(self._deaths) > _MOST:
             self._deaths.popitem(last=False)
 
+    def crashed(self, id: str) -> None:
+        """The process of its handler died while it worked on this, and perhaps on others."""
+        self._deaths[id] = self._deaths.get(id, 0) + _ALONE
+        self.died(())
+
+    def survived(self, id: str) -> None:
+        """Its handler has answered, whatever it said."""
+        self._deaths.pop(id, None)
+
     @asynccontextmanager
     async def watch(self, id: str) -> AsyncIterator[None]:
-        """Around a call: who has seen two deaths runs beside those only that have seen none. Who survives is clear."""
+        """Around a call: who has seen two deaths runs beside those only that have seen none."""
         seen = self._deaths.get(id, 0)
         if not seen:
             yield
@@ -52,7 +61,6 @@ class Suspects:
             yield
         finally:
             await asyncio.shield(leave())
-        self._deaths.pop(id, None)
 
     async def _enter(self, _id: str) -> None:
         async with self._changed:

@@ -14,7 +14,15 @@ import msgspec
 from oncue.context import Context
 from oncue.core.envelope import Envelope
 from oncue.core.errors import InvalidValueError
-from oncue.core.failure import CONNECTION_ERROR, PARSING_ERROR, PROCESSING_ERROR, ROUTING_ERROR, TIMEOUT_ERROR, Failure
+from oncue.core.failure import (
+    CONNECTION_ERROR,
+    CRASH_ERROR,
+    PARSING_ERROR,
+    PROCESSING_ERROR,
+    ROUTING_ERROR,
+    TIMEOUT_ERROR,
+    Failure,
+)
 from oncue.core.outcome import Dead, Release, Retry
 from oncue.core.times import go_duration
 from oncue.sidecar.answers import Details, read_items, result_of, routed
@@ -25,6 +33,9 @@ from oncue.workloads.socket import Reply, RuntimeClient, exchange
 
 _OWN = frozenset({PROCESSING_ERROR, PARSING_ERROR, TIMEOUT_ERROR})
 """The codes of failures that are the handler's own and not its surroundings'."""
+
+_DEADLY = frozenset({CRASH_ERROR, "exit_error", "oom_error"})
+"""The codes of a runtime's answers when the handler's process has died."""
 
 _STOPPING = "stopping_error"
 
@@ -74,7 +85,8 @@ class RuntimeWorkload:
         except ValueError as error:  # over the limit of the runtime's frames
             return Dead(Failure(PARSING_ERROR, "PayloadTooLarge", str(error), final=True))
         if reply.failure is not None:
-            return self._failed(reply, envelope, context)
+            return self._failed(reply, reply.failure, envelope, context)
+        self._suspects.survived(envelope.id)
         if len(reply.items) == 1 and not reply.items[0].fields and not reply.sends:
             return reply.items[0].payload
         return _taken(reply, envelope, context)
@@ -116,16 +128,16 @@ class RuntimeWorkload:
             return Release()
         return Retry(_connection(error, "failed to read response from runtime: "))
 
-    def _failed(self, reply: Reply, envelope: Envelope, context: Context) -> Retry | Dead | Release:
-        failure = reply.failure
-        assert failure is not None
+    def _failed(self, reply: Reply, failure: Failure, envelope: Envelope, context: Context) -> Retry | Dead | Release:
         if failure.code == _STOPPING:
             self.link.lost("it is stopping")
             return Release()
         if reply.bystander:
             return Release()
-        if reply.suspects > 1:
-            self._suspects.died([envelope.id])
+        if failure.code in _DEADLY:
+            self._suspects.crashed(envelope.id)
+        else:
+            self._suspects.survived(envelope.id)
         return self._judged(failure, context)
 
     def _judged(self, failure: Failure, context: Context) -> Retry | Dead:
