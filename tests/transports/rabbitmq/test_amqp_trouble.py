@@ -13,7 +13,15 @@ from pamqp import body, commands, frame, header, heartbeat
 from transports.rabbitmq.amqp_peer import Peer, connected, listening
 from transports.rabbitmq.amqp_support import on_each_loop, soon
 
-from oncue.transports.rabbitmq.amqp import Channel, ChannelClosed, Connection, ConnectionClosed, Delivery, connect
+from oncue.transports.rabbitmq.amqp import (
+    Channel,
+    ChannelClosed,
+    ClosedError,
+    Connection,
+    ConnectionClosed,
+    Delivery,
+    connect,
+)
 
 
 def deliver(peer: Peer, tag: int, payload: bytes = b"body", consumer: str = "1") -> None:
@@ -305,7 +313,6 @@ async def test_the_server_closes_a_channel_and_its_number_is_used_again() -> Non
         channel = await peer.open(connection)
         calls = [asyncio.create_task(channel.call(commands.Queue.Declare(queue="q", passive=True))) for _ in range(2)]
         await soon(peer.hear("Queue.Declare"))
-        await soon(peer.hear("Queue.Declare"))
         peer.say(commands.Channel.Close(404, "NOT_FOUND - no queue 'q'", 50, 10), channel=1)
         fault = await soon(channel.closed)
         assert (fault.code, fault.text, fault.class_id, fault.method_id) == (404, "NOT_FOUND - no queue 'q'", 50, 10)
@@ -391,16 +398,20 @@ async def test_an_answer_that_nobody_waits_for_any_more_is_dropped_in_its_order(
     async with connected() as (connection, peer):
         channel = await peer.open(connection)
         calls = [
-            asyncio.create_task(channel.call(commands.Queue.Declare(queue=queue, passive=True))) for queue in "abc"
+            asyncio.create_task(channel.call(commands.Queue.Declare(queue=queue, passive=True))) for queue in "abcd"
         ]
-        for _ in calls:
-            await soon(peer.hear("Queue.Declare"))
-        calls[1].cancel()
-        await asyncio.wait([calls[1]])
-        for queue in "abc":
-            peer.say(commands.Queue.DeclareOk(queue, 0, 0), channel=1)
-        assert (await soon(calls[0])).queue == "a"
-        assert (await soon(calls[2])).queue == "c"
+        assert (await soon(peer.hear("Queue.Declare"))).queue == "a"
+        calls[0].cancel()
+        await asyncio.wait([calls[0]])
+        peer.say(commands.Queue.DeclareOk("a", 0, 0), channel=1)
+        assert (await soon(peer.hear("Queue.Declare"))).queue == "b"
+        calls[2].cancel()  # it has to wait, and is not made at all
+        await asyncio.wait([calls[2]])
+        peer.say(commands.Queue.DeclareOk("b", 0, 0), channel=1)
+        assert (await soon(calls[1])).queue == "b"
+        assert (await soon(peer.hear("Queue.Declare"))).queue == "d"
+        peer.say(commands.Queue.DeclareOk("d", 0, 0), channel=1)
+        assert (await soon(calls[3])).queue == "d"
 
 
 @on_each_loop
@@ -410,23 +421,58 @@ async def test_consuming_may_be_cancelled_and_what_was_on_its_way_goes_back() ->
         got: list[Delivery] = []
         consuming = asyncio.create_task(channel.consume("queue", got.append, got.append, prefetch=5))
         assert (await soon(peer.hear("Basic.Qos"))).prefetch_count == 5
+        peer.say(commands.Basic.QosOk(), channel=1)
         await soon(peer.hear("Basic.Consume"))
         consuming.cancel()
         with pytest.raises(asyncio.CancelledError):
             await soon(consuming)
-        await soon(peer.hear("Basic.Cancel"))
-        peer.say(commands.Basic.QosOk(), commands.Basic.ConsumeOk("1"), channel=1)
+        peer.say(commands.Basic.ConsumeOk("1"), channel=1)
         deliver(peer, 7)
+        # Not before it is over: it would come again.
+        await soon(peer.hear("Basic.Cancel"))
+        deliver(peer, 8)
         peer.say(commands.Basic.CancelOk("1"), channel=1)
         assert (await soon(peer.hear("Basic.Nack"))).delivery_tag == 7
+        assert (await soon(peer.hear("Basic.Nack"))).delivery_tag == 8
         assert got == []
+
+
+@on_each_loop
+async def test_consumers_that_begin_at_the_same_time_get_each_their_own_prefetch() -> None:
+    async with connected() as (connection, peer):
+        channel = await peer.open(connection)
+        tasks = [asyncio.create_task(channel.consume("queue", print, print, prefetch=count)) for count in (5, 7)]
+        for count in (5, 7):
+            assert (await soon(peer.hear("Basic.Qos"))).prefetch_count == count
+            peer.say(commands.Basic.QosOk(), channel=1)
+            tag = (await soon(peer.hear("Basic.Consume"))).consumer_tag
+            peer.say(commands.Basic.ConsumeOk(tag), channel=1)
+        assert len(set(await soon(asyncio.gather(*tasks)))) == 2
+
+
+@pytest.mark.parametrize("how", ["refused", "lost"])
+@on_each_loop
+async def test_consuming_that_fails_says_why(how: str) -> None:
+    async with connected() as (connection, peer):
+        channel = await peer.open(connection)
+        task = asyncio.create_task(channel.consume("queue", print, print, prefetch=5))
+        await soon(peer.hear("Basic.Qos"))
+        if how == "lost":
+            peer.writer.close()
+        else:
+            peer.say(commands.Basic.QosOk(), channel=1)
+            await soon(peer.hear("Basic.Consume"))
+            peer.say(commands.Channel.Close(404, "NOT_FOUND - no queue", 60, 20), channel=1)
+        with pytest.raises(ClosedError, match="no queue" if how == "refused" else "lost"):
+            await soon(task)
 
 
 async def consuming(peer: Peer, channel: Channel, got: list[Any], ended: list[str]) -> str:
     task = asyncio.create_task(channel.consume("queue", got.append, ended.append, prefetch=5))
     await peer.hear("Basic.Qos")
+    peer.say(commands.Basic.QosOk(), channel=1)
     await peer.hear("Basic.Consume")
-    peer.say(commands.Basic.QosOk(), commands.Basic.ConsumeOk("1"), channel=1)
+    peer.say(commands.Basic.ConsumeOk("1"), channel=1)
     return await task
 
 
@@ -437,8 +483,9 @@ async def test_a_message_that_comes_with_the_answer_is_delivered() -> None:
         got: list[Delivery] = []
         task = asyncio.create_task(channel.consume("queue", got.append, got.append, prefetch=5))
         await soon(peer.hear("Basic.Qos"))
+        peer.say(commands.Basic.QosOk(), channel=1)
         await soon(peer.hear("Basic.Consume"))
-        peer.say(commands.Basic.QosOk(), commands.Basic.ConsumeOk("1"), channel=1)
+        peer.say(commands.Basic.ConsumeOk("1"), channel=1)
         deliver(peer, 7)
         await soon(task)
         peer.say(commands.Basic.CancelOk("1"), channel=1)

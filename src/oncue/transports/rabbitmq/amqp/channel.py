@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ class Channel:
         self._connection = connection
         self._largest = connection.frame_max - 8
         self._fault: ClosedError | None = None
-        self._calls: deque[tuple[Frame, asyncio.Future[Any]]] = deque()
+        self._calls: deque[tuple[bytes, Sequence[str], asyncio.Future[Any]]] = deque()  # the first has been given
         self._published = 0
         self._routes: dict[tuple[str, str], bytes] = {}
         self._consumers: dict[bytes, tuple[str, Callable[[Delivery], object], Callable[[str], object]]] = {}
@@ -84,14 +85,27 @@ class Channel:
         self._missing = 0
 
     async def call(self, request: Frame) -> Any:
-        """Give a method and return its answer. Calls are answered in their order; cancelling one gives up the answer only."""
+        """Give a method and return its answer. Calls are made one after the other: answers may overtake each other otherwise.
+
+        One that is cancelled is not made if it had to wait for others, and else its answer is dropped.
+        """
         return await self._ask(request)
 
     def _ask(self, request: Frame) -> asyncio.Future[Any]:
         self._check()
-        self._send(request)
         answer = asyncio.get_running_loop().create_future()
-        self._calls.append((request, answer))
+        self._calls.append((frame.marshal(request, self.number), request.valid_responses, answer))
+        if len(self._calls) == 1:
+            self._connection.send(self._calls[0][0])
+        return answer
+
+    def _answered(self) -> asyncio.Future[Any]:
+        """Whose answer has come; the next call is made."""
+        _, _, answer = self._calls.popleft()
+        while self._calls and self._calls[0][2].done():
+            self._calls.popleft()
+        if self._calls:
+            self._connection.send(self._calls[0][0])
         return answer
 
     def _send(self, method: Frame) -> None:
@@ -112,7 +126,7 @@ class Channel:
         """Take no more calls, and hear of nothing but the end."""
         if self._fault is None:
             self._fault = fault
-            for _, answer in self._calls:
+            for _, _, answer in self._calls:
                 if not answer.done():
                     answer.set_exception(fault.again())
 
@@ -179,15 +193,16 @@ class Channel:
         `cancelled` gets the tag when the server ends it, as when the queue is deleted. After this call was cancelled nothing is
         delivered, and what was on its way goes back to the queue.
         """
-        self._ask(commands.Basic.Qos(prefetch_count=prefetch)).cancel()  # if it fails, the next fails with it
         tag = str(next(self._tags))
+        consume = commands.Basic.Consume(queue=queue, consumer_tag=tag, arguments=dict(arguments or {}))
         self._consumers[tag.encode()] = tag, deliver, cancelled
         try:
-            await self.call(commands.Basic.Consume(queue=queue, consumer_tag=tag, arguments=dict(arguments or {})))
+            await asyncio.gather(self._ask(commands.Basic.Qos(prefetch_count=prefetch)), self._ask(consume))
         except asyncio.CancelledError:
             if self._fault is None:
-                self._consumers.pop(tag.encode(), None)
-                self._ask(commands.Basic.Cancel(consumer_tag=tag)).cancel()
+                kept: list[Delivery] = []  # going back before the consumer has ended, they would be delivered again
+                self._consumers[tag.encode()] = tag, kept.append, lambda _tag: None
+                self._ask(commands.Basic.Cancel(consumer_tag=tag)).add_done_callback(partial(self._give_back, kept))
             raise
         return tag
 
@@ -280,10 +295,16 @@ class Channel:
 
     def _refuse(self, delivery: Delivery) -> None:
         """Nobody takes it any more."""
-        self.nack(delivery.tag)
+        if self._fault is None:
+            self.nack(delivery.tag)
+
+    def _give_back(self, deliveries: list[Delivery], ended: asyncio.Future[Any]) -> None:
+        if ended.exception() is None:
+            for delivery in deliveries:
+                self._refuse(delivery)
 
     def _got(self, delivery: Delivery) -> None:
-        _, answer = self._calls.popleft()
+        answer = self._answered()
         self._refuse(delivery) if answer.done() else answer.set_result(delivery)
 
     def _method(self, method: Any) -> None:
@@ -307,13 +328,13 @@ class Channel:
                 consumer = self._consumers.pop(method.consumer_tag.encode(), None)
                 if consumer is not None:
                     consumer[2](consumer[0])
-            case name if not self._calls or name not in self._calls[0][0].valid_responses:
+            case name if not self._calls or name not in self._calls[0][1]:
                 raise MalformedError(f"{name} came where it answers nothing")
             case "Basic.GetOk":
                 place = method.exchange, method.routing_key
                 self._content = self._got, Delivery, ("", method.delivery_tag, method.redelivered, *place)
             case name:
-                _, answer = self._calls.popleft()
+                answer = self._answered()
                 if name == "Basic.CancelOk":
                     self._consumers.pop(method.consumer_tag.encode(), None)
                 if not answer.done():
