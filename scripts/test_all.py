@@ -23,6 +23,8 @@ from environments import MAIN, ROOT, ensure
 OLDEST = (3, 11)
 ONCE = "tests/runtime"
 """Tests that would do the same on each Python: they run the runtime on all that there are."""
+WORKERS = 2 * (os.cpu_count() or 1)
+"""So many tests run at once: most of them wait for other processes most of the time."""
 PROBE = """
 import sys, ensurepip, venv
 i = sys.version_info
@@ -86,7 +88,7 @@ def main(arguments: list[str]) -> int:
         python = ensure(folder, program, "dev" if main_one else "test")
         print(f"\n=== The tests on Python {version} ===", flush=True)
         started = time.monotonic()
-        command = [python, "-m", "pytest", "-n", "auto", "--dist", "worksteal", "-q", *arguments]
+        command = [python, "-m", "pytest", "-n", str(WORKERS), "--dist", "worksteal", "-q", *arguments]
         if not main_one:
             print(f"Without {ONCE}, which starts every Python of this machine itself.", flush=True)
             command.append(f"--ignore={ONCE}")
