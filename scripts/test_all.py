@@ -55,6 +55,8 @@ def interpreters() -> dict[tuple[int, int], tuple[str, str]]:
     """The program and the full version of each minor version found, the oldest first."""
     found: dict[tuple[int, int], tuple[str, str]] = {}
     for program in candidates():
+        if Path(program).absolute().parent.resolve().is_relative_to(ROOT):
+            continue  # it belongs to an environment that is made from one of the others
         try:
             probe = subprocess.run([program, "-c", PROBE], capture_output=True, text=True, timeout=60, check=False)
         except OSError:
