@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -130,7 +131,22 @@ def test_a_second_signal_ends_even_a_worker_whose_event_loop_is_blocked() -> Non
         worker.signal(signal.SIGINT)
         time.sleep(SAME + 0.1)  # what comes sooner is taken for the first signal, passed on
         worker.signal(signal.SIGINT)
+        told = worker.log("worker.blocked", ends_in=6.0)
+        assert re.fullmatch(r"jobs\.py:\d+ in wait", told["at"])
         assert worker.end() == 128 + signal.SIGINT
+
+
+def test_a_second_signal_says_nothing_of_a_blocked_loop_where_there_is_none() -> None:
+    gate = make_gate()
+    with working() as worker:
+        send("block", gate)  # in a thread, which keeps the process for some seconds all the same
+        assert worker.line()[0] == "blocks"
+        worker.signal(signal.SIGINT)
+        worker.log("pump.stopping", queue="asya-block")
+        time.sleep(SAME + 0.1)
+        worker.signal(signal.SIGINT)
+        assert worker.end() == 128 + signal.SIGINT
+        assert "worker.blocked" not in [record["message"] for record in worker.logs]
 
 
 def test_a_worker_that_shall_outlive_its_terminal_ignores_the_hangup() -> None:

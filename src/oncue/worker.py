@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -51,6 +52,8 @@ _T = TypeVar("_T")
 _BACK_OFF = RetryPolicy(max_attempts=1, base=0.2, factor=2.0, cap=15.0)
 _LAST_WORDS = 3.0
 """Seconds that threads which cannot be ended get once the work is over, before the process ends without them."""
+_NOTICE = 0.5
+"""Seconds that the event loop may take to hear of a signal."""
 SAME = 0.3
 """Seconds within which a second signal is taken for the first one, passed on."""
 _LOOK = 1.0
@@ -265,13 +268,32 @@ def _end_anyway(code: int, seconds: float) -> None:
     os._exit(code)
 
 
+def _insist(code: int, heard: Callable[[], bool]) -> None:
+    """End the process in a few seconds, and say so if it does not seem to have heard that it should."""
+    time.sleep(_NOTICE)
+    if not heard():  # in another thread, for a lock of the log may be what blocks
+        threading.Thread(target=_say_blocked, daemon=True).start()
+    _end_anyway(code, 2 * _LAST_WORDS - _NOTICE)
+
+
+def _say_blocked() -> None:
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001  # the only way to ask
+    at = (
+        ""
+        if frame is None
+        else f"{os.path.relpath(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}"
+    )
+    _log.error("worker.blocked", extra={"fields": {"at": at, "ends_in": 2 * _LAST_WORDS}})
+
+
 @contextmanager
 def signals(act: Callable[[int], None], *, insist: bool = False) -> Iterator[None]:
     """Inside the block SIGINT, SIGTERM and SIGHUP call `act` in the event loop's thread.
 
     A signal right after another counts as the same: programs that start others pass on what a terminal has sent to all. A
     terminal that goes away (SIGHUP) is a wish to stop like any other, unless the process was told to ignore it (nohup).
-    With `insist` the second signal ends the process after a few seconds, even if user code has blocked the event loop.
+    With `insist` the second signal ends the process after a few seconds, even if user code has blocked the event loop, and
+    says where it is blocked.
     """
     loop = asyncio.get_running_loop()
     acting, hearing = _Apart(), _Apart()
@@ -282,7 +304,8 @@ def signals(act: Callable[[int], None], *, insist: bool = False) -> Iterator[Non
 
     def hear(number: int, _frame: object) -> None:
         if hearing.passes() and hearing.count == 2 and insist:
-            threading.Thread(target=_end_anyway, args=(128 + number, 2 * _LAST_WORDS), daemon=True).start()
+            heard = partial(acting.passed, 2)
+            threading.Thread(target=_insist, args=(128 + number, heard), daemon=True).start()
 
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -318,6 +341,9 @@ class _Apart:
         self._last = moment
         self.count += 1
         return True
+
+    def passed(self, times: int) -> bool:
+        return self.count >= times
 
 
 def _act_soon(loop: asyncio.AbstractEventLoop, act: Callable[[int], None], number: int) -> None:
