@@ -49,7 +49,7 @@ class Desk:
         self.channels = [self._channel(number) for number in (1, 2)]
 
     def _channel(self, number: int) -> Channel:
-        channel = self.connection._channels[number] = Channel(self.connection, number)
+        channel = self.connection.channels[number] = Channel(self.connection, number)
         channel._consumers[CONSUMER.encode()] = CONSUMER, self._noting(number), self._noting(number)
         channel.on_return = self._noting(number)
         channel.on_confirm = lambda *confirm: self.said.append((number, confirm))

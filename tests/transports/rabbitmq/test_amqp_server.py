@@ -38,6 +38,8 @@ from oncue.transports.rabbitmq.amqp import (
 )
 from oncue.transports.rabbitmq.amqp import connection as connection_module
 
+BLOCK = 3.6
+"""Seconds; either side gives up the other when that was silent for two heartbeats, of one second each."""
 PLAIN = encode_properties(message_id="id", delivery_mode=2)
 
 
@@ -340,7 +342,7 @@ async def test_what_no_queue_takes_comes_back_before_it_is_confirmed(endpoint: E
 
 @on_each_loop
 async def test_a_publisher_hears_that_it_is_blocked(server: RabbitMQServer, endpoint: Endpoint) -> None:
-    async with opened(endpoint) as (connection, channel):
+    async with opened(endpoint, heartbeat=1) as (connection, channel):
         await channel.confirm()
         await declare(channel)
         confirms = Confirms(channel)
@@ -351,7 +353,7 @@ async def test_a_publisher_hears_that_it_is_blocked(server: RabbitMQServer, endp
             confirms.publish("work", b"body")
             assert await soon(said.get()) == connection.blocked == "low on memory"
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(BLOCK):
                     while True:
                         await connection.writable()
                         confirms.publish("work", bytes(100_000))
@@ -466,10 +468,6 @@ async def test_an_operator_closes_the_connection(server: RabbitMQServer, endpoin
         await asyncio.to_thread(server.control, "close_all_connections", "--global", "for a test")
         fault = await soon(connection.closed)
         assert (fault.code, fault.text) == (320, "CONNECTION_FORCED - for a test")
-
-
-BLOCK = 3.6
-"""Seconds that the loop is held up; the server gives a client up that was silent for two heartbeats, of one second each."""
 
 
 @on_each_loop

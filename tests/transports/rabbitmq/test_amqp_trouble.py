@@ -390,7 +390,7 @@ async def test_opening_a_channel_may_be_cancelled_and_leaves_none() -> None:
         await soon(peer.hear("Channel.Open"))
         peer.say(commands.Channel.OpenOk(), channel=peer.number)
         channel = await soon(opening)
-        assert connection._channels == {channel.number: channel}
+        assert connection.channels == {channel.number: channel}
 
 
 @on_each_loop
@@ -514,12 +514,20 @@ async def test_until_the_answer_to_a_cancel_messages_are_delivered_and_then_go_b
         channel = await peer.open(connection)
         got: list[Delivery] = []
         tag = await soon(consuming(peer, channel, got, []))
+        calling = asyncio.create_task(channel.confirm())
         ending = asyncio.create_task(channel.cancel(tag))
+        gone = asyncio.create_task(channel.cancel(tag))
+        await soon(peer.hear("Confirm.Select"))
+        gone.cancel()  # it has to wait for the others, and is made all the same
+        await asyncio.wait([gone])
+        peer.say(commands.Confirm.SelectOk(), channel=1)
+        await soon(calling)
         await soon(peer.hear("Basic.Cancel"))
         deliver(peer, 1)
         peer.say(commands.Basic.CancelOk(tag), channel=1)
         deliver(peer, 2)
         await soon(ending)
+        await soon(peer.hear("Basic.Cancel"))
         assert (await soon(peer.hear("Basic.Nack"))).delivery_tag == 2
         assert [delivery.tag for delivery in got] == [1]
 

@@ -6,7 +6,7 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,6 @@ _BODY_FRAME = struct.Struct(">BBHI")  # with the end of the frame before it
 _ACK_FRAME = struct.Struct(">BHIIQBB")
 _CONTENT = struct.Struct(">HHQ")
 _TAGGED = struct.Struct(">QB")
-_ROUTES = 1000
-"""So many pairs of exchange and routing key are kept in writing."""
 
 
 class Delivery(msgspec.Struct, gc=False):
@@ -57,6 +55,13 @@ class Returned(msgspec.Struct, gc=False):
     body: bytes
 
 
+@lru_cache(1000)
+def _publish_frame(number: int, exchange: str, routing_key: str) -> bytes:
+    """What begins a message; there are few places to publish to."""
+    where = b"\0\0%b%b\1" % (short_text(exchange), short_text(routing_key))  # the last byte makes it mandatory
+    return _METHOD_FRAME.pack(METHOD, number, 4 + len(where), _PUBLISH) + where + b"\xce"
+
+
 class Channel:
     """One of the streams of a connection, made by `Connection.channel`.
 
@@ -74,7 +79,6 @@ class Channel:
         self._fault: ClosedError | None = None
         self._calls: deque[tuple[bytes, Sequence[str], asyncio.Future[Any]]] = deque()  # the first has been given
         self._published = 0
-        self._routes: dict[tuple[str, str], bytes] = {}
         self._consumers: dict[bytes, tuple[str, Callable[[Delivery], object], Callable[[str], object]]] = {}
         self._tags = count(1)
         self._place, self._exchange, self._routing_key = b"", "", ""  # of the last delivery; most are from the same
@@ -152,7 +156,7 @@ class Channel:
         Never waits: `Connection.writable` does. Raises `MalformedError` for what cannot be sent, such as a long name.
         """
         self._check()
-        method = self._routes.get((exchange, routing_key)) or self._route(exchange, routing_key)
+        method = _publish_frame(self.number, exchange, routing_key)
         size, largest, described = len(body), self._largest, len(properties) + 12
         if described > largest:
             raise MalformedError(f"properties of {len(properties)} bytes are over the limit of {largest - 12} bytes")
@@ -167,15 +171,6 @@ class Channel:
         connection.queued += size + described
         self._published += 1
         return self._published
-
-    def _route(self, exchange: str, routing_key: str) -> bytes:
-        """The frame that begins a message, kept for the next one."""
-        where = b"\0\0%b%b\1" % (short_text(exchange), short_text(routing_key))  # the last byte makes it mandatory
-        if len(self._routes) >= _ROUTES:
-            self._routes.clear()
-        route = _METHOD_FRAME.pack(METHOD, self.number, 4 + len(where), _PUBLISH) + where + b"\xce"
-        self._routes[exchange, routing_key] = route
-        return route
 
     # Consuming
 
@@ -207,8 +202,8 @@ class Channel:
         return tag
 
     async def cancel(self, consumer_tag: str) -> None:
-        """End a consumer. Until this returns messages may still be delivered; later ones go back to the queue."""
-        await self.call(commands.Basic.Cancel(consumer_tag=consumer_tag))
+        """End a consumer, also if cancelled. Until this returns messages may be delivered; later ones go back to the queue."""
+        await asyncio.shield(self._ask(commands.Basic.Cancel(consumer_tag=consumer_tag)))
 
     async def get(self, queue: str) -> Delivery | None:
         """One message of a queue, which is to be acknowledged, or None; if cancelled, it goes back to the queue."""
@@ -312,10 +307,10 @@ class Channel:
             case "Channel.Close":  # also after we have closed: then it will answer that, too
                 self._send(commands.Channel.CloseOk())
                 if self._fault is None:
-                    self._connection.release(self.number)
+                    self._connection.channels.pop(self.number, None)
                 self.end(ChannelClosed(method.reply_code, method.reply_text, method.class_id, method.method_id))
             case "Channel.CloseOk" if self._fault is not None:
-                self._connection.release(self.number)
+                self._connection.channels.pop(self.number, None)
                 self.end(self._fault)
             case _ if self._fault is not None:
                 pass

@@ -91,10 +91,10 @@ class Connection(asyncio.Protocol):
         self.blocked: str | None = None
         self.on_blocked: Callable[[str | None], object] = lambda _reason: None
         self.closed: asyncio.Future[ConnectionClosed] = self._loop.create_future()
-        self.queued = 0  # bytes that were published in this turn of the loop
+        self.channels: dict[int, Channel] = {}  # by their numbers; for themselves
+        self.queued = 0  # bytes that they published in this turn of the loop
         self._fault: ConnectionClosed | None = None
         self._transport: asyncio.Transport | None = None
-        self._channels: dict[int, Channel] = {}
         self._answer: asyncio.Future[Any] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -128,6 +128,8 @@ class Connection(asyncio.Protocol):
         await self._hear("Connection.OpenOk")
         if self.heartbeat:
             self._tick()
+        if self.heartbeat and self._transport is not None and endpoint.ssl is None:
+            self._line = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
             watch(self)
 
     async def _hear(self, name: str) -> Any:
@@ -144,20 +146,16 @@ class Connection(asyncio.Protocol):
     async def channel(self) -> Channel:
         """Open a channel. Raises `ConnectionClosed`, or `ChannelClosed` if there are too many."""
         self._check()
-        number = next((number for number in range(1, self.channel_max + 1) if number not in self._channels), None)
+        number = next((number for number in range(1, self.channel_max + 1) if number not in self.channels), None)
         if number is None:
             raise ChannelClosed(LOST, f"all {self.channel_max} channels of the connection are in use")
-        channel = self._channels[number] = Channel(self, number)
+        channel = self.channels[number] = Channel(self, number)
         try:
             await channel.call(commands.Channel.Open())
         except asyncio.CancelledError:
             channel.leave()
             raise
         return channel
-
-    def release(self, number: int) -> None:
-        """The channel's number may be used again; for the channel."""
-        self._channels.pop(number, None)
 
     # Closing
 
@@ -166,7 +164,7 @@ class Connection(asyncio.Protocol):
         reason = ConnectionClosed(CLOSED, "the connection was closed by this side")
         try:
             if self._fault is None:
-                for channel in self._channels.values():
+                for channel in self.channels.values():
                     channel.stop(reason)
                 self._say(commands.Connection.Close(CLOSED, "", 0, 0))
                 await asyncio.wait([self.closed], timeout=timeout)
@@ -187,9 +185,13 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         if self._timer is not None:
             self._timer.cancel()
+        with self._lock:
+            if self._line is not None:
+                self._line.close()
+                self._line = None
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(fault.again())
-        for channel in self._channels.values():
+        for channel in self.channels.values():
             channel.end(fault)
         self._writable.set()
         if not self.closed.done():
@@ -265,14 +267,9 @@ class Connection(asyncio.Protocol):
         elif transport.get_extra_info("sslcontext") is None:
             # With no buffer in between uvloop, too, writes at once and not at the end of a turn that may take minutes.
             transport.set_write_buffer_limits(0)
-            self._line = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(ConnectionClosed(LOST, f"the connection was lost: {exc or 'the server closed it'}"))
-        with self._lock:
-            if self._line is not None:
-                self._line.close()
-                self._line = None
 
     def data_received(self, data: bytes) -> None:
         self._silent = 0
@@ -295,7 +292,7 @@ class Connection(asyncio.Protocol):
 
     def _cut(self, data: bytes) -> int:
         """Take the whole frames; where the rest begins."""
-        position, length, channels = 0, len(data), self._channels
+        position, length, channels = 0, len(data), self.channels
         while length - position >= _FRAME.size and self._fault is None:
             kind, number, size = _FRAME.unpack_from(data, position)
             start = position + 7
