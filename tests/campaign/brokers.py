@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Protocol
+from urllib.error import URLError
 
+from tests.brokers.rabbitmq_server import RabbitMQServer, path_of
 from tests.brokers.redis_server import RedisServer
 
 
@@ -21,6 +24,7 @@ class Broker(Protocol):
     def __init__(self, folder: Path) -> None: ...
     def start(self) -> None: ...  # returns when it takes commands
     def kill(self) -> None: ...
+    def close(self) -> None: ...  # for good
     def freeze(self) -> None: ...
     def thaw(self) -> None: ...
     def cut(self, chance: random.Random) -> None: ...  # connections of its clients
@@ -35,5 +39,22 @@ class Redis(RedisServer):
     def cut(self, chance: random.Random) -> None:
         self.command("CLIENT", "KILL", "TYPE", chance.choice(("pubsub", "normal")))
 
+    def close(self) -> None:
+        self.kill()
 
-BROKERS: Mapping[str, type[Broker]] = {"redis": Redis}
+
+class RabbitMQ(RabbitMQServer):
+    once = False  # what is sent with an acknowledgement is confirmed first, and may be sent again after a crash
+
+    @property
+    def url(self) -> str:
+        return f"{super().url}?heartbeat=2"
+
+    def cut(self, chance: random.Random) -> None:
+        connections = self.request("GET", "connections")
+        for each in chance.sample(connections, k=max(1, len(connections) // 2)) if connections else ():
+            with suppress(URLError):  # gone meanwhile
+                self.request("DELETE", path_of("connections", each["name"]))
+
+
+BROKERS: Mapping[str, type[Broker]] = {"rabbitmq": RabbitMQ, "redis": Redis}

@@ -161,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"campaign: messages were under way after {PATIENCE:g} seconds (seed {seed})", file=sys.stderr)
             return 1
         finally:
-            broker.kill()
+            broker.close()
     faults = shown(ledger.faults())
     for fault in faults:
         print(fault, file=sys.stderr)
