@@ -211,6 +211,8 @@ class Settings:
 
 LENGTH = struct.Struct(">I")
 SLICE = 2**20
+SLACK = 256
+"""What a frame takes more than it has: then its text, read from a copy, fits where the frame was."""
 HEAD = struct.Struct(">IBIII")
 """Length of all that follows, kind, id, number, length of the JSON head that precedes the body."""
 REST = HEAD.size - LENGTH.size
@@ -738,7 +740,8 @@ class Channel:
     def _fill(self) -> bool:
         """Read the rest of a large frame into the one place where it stays."""
         filled = len(self._buffer)
-        whole = bytearray(filled + self._missing())
+        whole = bytearray(filled + self._missing() + SLACK)
+        del whole[-SLACK:]  # which stays allocated
         whole[:filled] = self._buffer
         self._buffer = whole
         with memoryview(whole) as view:
@@ -997,6 +1000,22 @@ class LoopWorker(Worker):
             self._tell(call.seq, call.one_shot, fault(code, kind, text, trace_of(error)))
 
 
+def keep_memory() -> None:
+    """Have memory for large payloads used again, here and in processes forked later, where it is glibc that manages it.
+
+    To get it anew from the kernel takes longer than to read their JSON. What grows stays where it is, while glibc's own way
+    is to move it to another kind of memory at a size that depends on what was freed before.
+    """
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 64 * 2**20)  # M_TRIM_THRESHOLD
+    except (ImportError, OSError, AttributeError):
+        LOG.debug("memory is managed as the system likes")
+
+
 def settle_in(settings: Settings, parent: int) -> None:
     """Make a process of the fork: its own group, no inherited signals, the limits, and an end when `parent` ends."""
     os.setpgid(0, 0)
@@ -1007,10 +1026,7 @@ def settle_in(settings: Settings, parent: int) -> None:
     try:
         import ctypes
 
-        libc = ctypes.CDLL(None)
-        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: memory for large payloads is used again,
-        libc.mallopt(-1, 64 * 2**20)  # for to get it anew from the kernel takes longer than to read their JSON
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     except (ImportError, OSError, AttributeError):
         LOG.debug("the end of the parent is noticed by its socket alone")
     if os.getppid() != parent:
@@ -1077,6 +1093,10 @@ class Forked(BaseException):
         self.sock, self.dump = sock, dump
 
 
+_ARRIVING = memoryview(bytearray(4 * LARGE))
+"""Where all links read into, so that nothing stands behind a large inbox in memory, and it grows where it is."""
+
+
 class Link:
     """A non-blocking socket, with what came in and what has still to go out."""
 
@@ -1091,13 +1111,13 @@ class Link:
     def receive(self, size: int) -> bool:
         """Take in what is there; False when the other end has hung up."""
         try:
-            data = self.sock.recv(size)
+            got = self.sock.recv_into(_ARRIVING, min(size, len(_ARRIVING)))
         except (BlockingIOError, InterruptedError):
             return True
         except OSError:
             return False
-        self.inbox += data
-        return bool(data)
+        self.inbox += _ARRIVING[:got]
+        return bool(got)
 
     def cut(self, start: int, end: int) -> bytes | memoryview:
         """What is in the inbox from `start` to `end`; the inbox itself, without a copy, when that is large and the last."""
@@ -2035,6 +2055,7 @@ def main() -> int:
         claim(settings)
         remove(settings.ready_file)
         remove(settings.error_file)
+        keep_memory()
         parent = os.getpid()
         return Supervisor(settings).run()
     except SettingsFault as error:

@@ -102,7 +102,7 @@ _decode_end = msgspec.json.Decoder(_Ended).decode
 decode_hello = msgspec.json.Decoder(Hello).decode
 
 
-def reply_of(text: bytes) -> Reply:
+def reply_of(text: bytes | memoryview) -> Reply:
     """The reply that an error in Asya's shape is."""
     fault = _decode_fault(text)
     told = fault.details
@@ -209,13 +209,14 @@ class Connection(asyncio.Protocol):
             if end > len(buffer):
                 break
             middle = start + HEAD.size + head
-            with memoryview(buffer) as view:
-                first, rest = view[start + HEAD.size : middle].tobytes(), view[middle:end].tobytes()
-            self._frame(kind, id, number, first, rest)
+            view = memoryview(buffer)
+            first, rest = view[start + HEAD.size : middle].tobytes(), view[middle:end]
+            large = end == len(buffer) and end - middle >= _LARGE  # then the buffer is handed over instead of a copy
+            self._frame(kind, id, number, first, rest.toreadonly() if large else rest.tobytes())
             start = end
         self._buffer = buffer[start:] if start else buffer
 
-    def _frame(self, kind: int, id: int, number: int, head: bytes, body: bytes) -> None:
+    def _frame(self, kind: int, id: int, number: int, head: bytes, body: bytes | memoryview) -> None:
         if kind == _STOPPING:
             self.stopping = True
         pending = self.pending.get(id)
