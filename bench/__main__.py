@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.quick:
         options.jobs, options.rounds = 300, 1
-    results = [report.machine()]
+    results = [report.machine("oncue", "huey", "persist-queue", "uvloop")]
     try:
         for title, part in (("contest", contest), ("alone", on_its_own), ("transport", through_the_transport)):
             if options.only in {None, title}:

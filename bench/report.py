@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import sqlite3
@@ -12,16 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.alone import Idle, Lone, Start
-from bench.rounds import OURS, Round, Work, median_cpu, median_rate, ratio
+from bench.rounds import OURS, Round, Work, median_cpu, median_rate, name, ratio
 
 MARK = "<!-- results: written by `make bench ARGS=--write` -->"
 GOAL = 5.0
 GOALS = {"lone": 10.0, "resident": 45.0, "core": 1.0, "help": 100.0}
 
 
-def machine() -> str:
-    """The machine, the versions and the date."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("oncue", "huey", "persist-queue", "uvloop"))
+def machine(*names: str) -> str:
+    """The date, the machine, and the versions of what is named."""
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, "
@@ -36,11 +35,6 @@ def _processor() -> str:
     except OSError:
         return platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def name(contender: str) -> str:
-    """What a contender is called."""
-    return str(importlib.import_module(contender).NAME)
 
 
 def contest(rounds: Sequence[Round], contenders: Sequence[str], tuned: Mapping[str, str], jobs: int) -> str:

@@ -1,0 +1,89 @@
+"""Taskiq with its brokers that acknowledge, after success: `RedisStreamBroker`, and `AioPikaBroker` on a durable queue that is
+not replicated. uvloop as in its own command, no results, arguments not parsed again, and as many tasks at a time and messages
+at a read as drain fastest here. It has no call for many; on RabbitMQ its sends are always confirmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from bench.brokers.contest import Calls
+
+NAME = "Taskiq"
+PACKAGES = {
+    "redis": ("taskiq", "taskiq-redis", "redis", "uvloop"),
+    "rabbitmq": ("taskiq", "taskiq-aio-pika", "aio-pika", "uvloop"),
+}
+MODES = {"redis": {"concurrent": 1.0}, "rabbitmq": {"concurrent, confirmed": 1.0}}
+SENDERS = 50
+CHOICES = {
+    "redis": (
+        "20 at a time, read 100",
+        "100 at a time, read 100",
+        "100 at a time, read 1000",
+        "256 at a time, read 1000",
+    ),
+    "rabbitmq": ("20 at a time, read 100", "100 at a time, read 200", "256 at a time, read 1000"),
+}
+CONNECTIONS = 50
+
+
+def _broker(url: str, add: Callable[[int], None] | None = None, *, read: int = 100) -> Any:
+    if url.startswith("redis"):
+        from taskiq_redis import RedisStreamBroker
+
+        broker: Any = RedisStreamBroker(
+            url, consumer_id="0", xread_count=read, max_connection_pool_size=CONNECTIONS, unacknowledged_lock_timeout=60
+        )
+    else:
+        from taskiq_aio_pika import AioPikaBroker, Queue, QueueType
+
+        broker = AioPikaBroker(
+            url,
+            qos=read,
+            task_queues=[Queue(type=QueueType.CLASSIC)],
+            dead_letter_queue=Queue(name="taskiq.dead_letter", type=QueueType.CLASSIC),
+        )
+
+    @broker.task(task_name="noop")
+    async def noop(number: int) -> None:
+        if add is not None:
+            add(number)
+
+    return broker
+
+
+@asynccontextmanager
+async def sender(url: str, _mode: str) -> AsyncIterator[Calls]:
+    broker = _broker(url)
+    await broker.startup()
+    noop = broker.find_task("noop")
+    yield Calls(noop.kiq)
+    await broker.shutdown()
+
+
+@asynccontextmanager
+async def worker(url: str, add: Callable[[int], None], choice: str = "100 at a time, read 100") -> AsyncIterator[None]:
+    from taskiq.acks import AcknowledgeType
+    from taskiq.api import run_receiver_task
+
+    at_once, _, read = choice.partition(" at a time, read ")
+    broker = _broker(url, add, read=int(read))
+    broker.is_worker_process = True
+    await broker.startup()
+    running = asyncio.create_task(
+        run_receiver_task(
+            broker,
+            max_async_tasks=int(at_once),
+            max_prefetch=int(read),
+            validate_params=False,
+            ack_time=AcknowledgeType.WHEN_EXECUTED,
+        )
+    )
+    yield
+    running.cancel()
+    await asyncio.wait([running])
+    await broker.shutdown()
