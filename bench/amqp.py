@@ -145,7 +145,7 @@ def contend(name: str, url: str, messages: int) -> None:
     async def run(publish: Publish, take: Take) -> None:
         for kind in ("classic", "quorum"):
             for together in (1, TOGETHER):
-                with meter.measure(f"{kind}: publish"):
+                with meter.measure(f"{kind}: publish for {together}"):
                     for first in range(0, messages, GROUP):
                         await publish(kind, first)
                 with meter.measure(f"{kind}: take, acknowledge {together}"):

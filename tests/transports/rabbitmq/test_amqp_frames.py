@@ -30,6 +30,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 EXCHANGES = st.from_regex(r"[a-zA-Z0-9-_.:@#,/+ ]{0,40}", fullmatch=True)  # pamqp takes no others
 TAGS = st.integers(0, 2**63 - 1)
 BODIES = st.binary(max_size=100)
+LONG = st.integers(0, 500).map(lambda size: bytes(number % 251 for number in range(size)))
 PROPERTIES = st.fixed_dictionaries(
     {},
     optional={
@@ -176,7 +177,7 @@ async def test_messages_of_two_channels_may_come_mixed(
 
 
 @given(
-    st.lists(st.tuples(NUMBERS, EXCHANGES, NAMES, PROPERTIES, st.binary(max_size=300)), max_size=6),
+    st.lists(st.tuples(NUMBERS, EXCHANGES, NAMES, PROPERTIES, LONG), max_size=6),
     st.integers(60, 200),
 )
 @in_a_loop
@@ -316,8 +317,14 @@ BODY = frame.marshal(body.ContentBody(b"body"), 1)
         DELIVER + HEADER + DELIVER,
         DELIVER + HEADER + frame.marshal(body.ContentBody(b"longer"), 1),
         DELIVER + HEADER + frame.marshal(body.ContentBody(b"b"), 1) + BODY,
+        DELIVER + HEADER + BODY[:-1] + b"\0",
         HEADER,
         BODY,
+        DELIVER
+        + struct.pack(">BHIHHQ", 2, 1, 12, 60, 0, 9)
+        + b"\xce"
+        + frame.marshal(body.ContentBody(b"some body"), 1),
+        DELIVER + struct.pack(">BHIHHQ", 2, 1, 12, 60, 0, 0) + b"\xce",
         frame.marshal(commands.Basic.Ack(1), 3),
         frame.marshal(commands.Queue.DeclareOk("queue", 0, 0), 1),
         frame.marshal(commands.Basic.GetEmpty(), 1),
@@ -356,12 +363,13 @@ async def test_a_callback_that_raises_ends_the_connection_with_its_word() -> Non
     assert "no such key" in desk.connection.closed.result().text
 
 
-async def test_nothing_is_taken_after_a_callback_aborted() -> None:
+async def test_nothing_is_taken_after_a_callback_aborted(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk()
     desk.channels[0].on_confirm = lambda *_: desk.connection.abort()
     desk.take(frame.marshal(commands.Basic.Ack(1), 1) + frame.marshal(commands.Basic.Ack(1), 2) + b"nonsense")
     assert desk.said == []
     assert desk.connection.closed.result().code == 200
+    assert not caplog.records
 
 
 async def test_a_delivery_for_nobody_goes_back() -> None:

@@ -156,6 +156,12 @@ def test_properties_with_flipped_bits_are_read_or_refused(fields: dict[str, Any]
         pass
 
 
+def test_a_value_that_reaches_beyond_its_table_is_refused() -> None:
+    table = b"\x01kS" + struct.pack(">I", 4)
+    with pytest.raises(MalformedError, match="another length"):
+        decode_properties(b"\x20\x80" + struct.pack(">I", len(table)) + table + b"\x03abc")
+
+
 def test_a_table_that_nests_without_end_is_refused() -> None:
     table = b""
     for _ in range(4000):

@@ -493,30 +493,71 @@ async def test_without_the_watchdog_it_is_lost(endpoint: Endpoint, monkeypatch: 
 
 
 CHILD = """
-import asyncio, msgspec, sys
-from oncue.transports.rabbitmq.amqp import Endpoint, connect
+import asyncio, os, sys
+from oncue.transports.rabbitmq.amqp import Endpoint, connect, watchdog
 
-async def main():
-    connection = await connect(Endpoint("127.0.0.1", int(sys.argv[1]), "guest", "guest", heartbeat=1))
+endpoint = Endpoint("127.0.0.1", int(sys.argv[1]), "guest", "guest", heartbeat=1, name="child")
+
+async def watching():
+    connection = await connect(endpoint)
     print("open", flush=True)
-    fault = await connection.closed
+    await connection.closed
     print("closed", flush=True)
 
-asyncio.run(main())
+async def leaving():
+    global kept
+    kept = await connect(endpoint)
+
+async def forking():
+    connection = await connect(endpoint)
+    if not os.fork():
+        os._exit(len(watchdog._watchdog._watched))
+    print(os.waitstatus_to_exitcode(os.wait()[1]), len(watchdog._watchdog._watched), flush=True)
+    await connection.close(5)
+
+asyncio.run(globals()[sys.argv[2]]())
+print("done", flush=True)
+sys.stdin.read()
 """
 
 
-def test_a_process_that_is_stopped_is_given_up_by_the_server(server: RabbitMQServer) -> None:
-    with subprocess.Popen([sys.executable, "-c", CHILD, str(server.port)], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        try:
-            assert child.stdout.readline() == "open\n"
-            child.send_signal(signal.SIGSTOP)
-            time.sleep(BLOCK)
-            child.send_signal(signal.SIGCONT)
-            assert child.stdout.readline() == "closed\n"
-        finally:
-            child.kill()
+@asynccontextmanager
+async def child(server: RabbitMQServer, part: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    words = ["-W", "ignore", "-c", CHILD, str(server.port), part]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, *words, stdin=pipe, stdout=pipe)
+    try:
+        yield process
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+async def heard(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    return (await soon(process.stdout.readline())).decode().strip()
+
+
+async def test_a_process_that_is_stopped_is_given_up_by_the_server(server: RabbitMQServer) -> None:
+    async with child(server, "watching") as process:
+        assert await heard(process) == "open"
+        process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(BLOCK)
+        process.send_signal(signal.SIGCONT)
+        assert await heard(process) == "closed"
+
+
+async def test_a_connection_whose_loop_has_ended_is_not_kept_alive(server: RabbitMQServer) -> None:
+    async with child(server, "leaving") as process:
+        assert await heard(process) == "done"
+        async with asyncio.timeout(30):
+            while "child" in await asyncio.to_thread(server.control, "list_connections", "client_properties"):
+                assert process.returncode is None
+
+
+async def test_a_forked_process_leaves_its_parents_connections_alone(server: RabbitMQServer) -> None:
+    async with child(server, "forking") as process:
+        assert await heard(process) == "0 1"
 
 
 @on_each_loop
@@ -527,6 +568,60 @@ async def test_a_server_that_freezes_is_given_up(server: RabbitMQServer, endpoin
             assert (await soon(connection.closed)).text == "nothing was heard from the server for 2 s"
         finally:
             server.thaw()
+
+
+@asynccontextmanager
+async def cutting(port: int, budget: int) -> AsyncIterator[int]:
+    """A port that leads to another one, until so many bytes have passed either way."""
+    left = budget
+    writers: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal left
+        with suppress(OSError):
+            while left > 0 and (data := await reader.read(min(left, 4096))):
+                left -= len(data)
+                writer.write(data)
+                await writer.drain()
+        for each in writers:
+            each.transport.abort()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to_there = await asyncio.open_connection("127.0.0.1", port)
+        writers.extend((writer, to_there))
+        await asyncio.gather(pump(reader, to_there), pump(there, writer))
+
+    relay = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with relay:
+        yield relay.sockets[0].getsockname()[1]
+
+
+@on_each_loop
+async def test_a_line_that_is_cut_anywhere_ends_everything_with_a_word(endpoint: Endpoint) -> None:
+    chance = random.Random(11)
+
+    async def work(connection: Connection) -> None:
+        channel = await connection.channel()
+        await channel.confirm()
+        await declare(channel)
+        got, _ = await consuming(channel)
+        confirms = Confirms(channel)
+        while True:
+            await connection.writable()
+            confirms.publish("work", bytes(chance.choice([10, 1000, 200_000])))
+            if got.qsize() > 5:
+                channel.ack((await got.get()).tag)
+            else:
+                await asyncio.sleep(0)
+
+    for _ in range(25):
+        async with cutting(endpoint.port, int(10 ** chance.uniform(1, 6.3))) as port:
+            with pytest.raises((OSError, ConnectionClosed)):
+                connection = await soon(connect(msgspec.structs.replace(endpoint, port=port)))
+                tasks = [asyncio.create_task(work(connection)) for _ in range(3)]
+                ends = await soon(asyncio.gather(*tasks, return_exceptions=True))
+                assert all(isinstance(end, ConnectionClosed) and end.code == 0 for end in ends), ends
+                raise await soon(connection.closed)
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])

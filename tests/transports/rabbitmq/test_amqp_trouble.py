@@ -196,9 +196,16 @@ async def test_the_rest_of_a_heartbeat_that_went_out_in_part_goes_first() -> Non
 @on_each_loop
 async def test_closing_says_goodbye_and_waits_for_the_answer() -> None:
     async with connected() as (connection, peer):
-        closing = asyncio.create_task(connection.close(10))
+        channel = await peer.open(connection)
+        calling = asyncio.create_task(channel.confirm())
+        await soon(peer.hear("Confirm.Select"))
+        closing = asyncio.create_task(connection.close(60))
         assert (await soon(peer.hear("Connection.Close"))).reply_code == 200
         assert not closing.done()
+        with pytest.raises(ConnectionClosed):
+            await soon(calling)
+        with pytest.raises(ConnectionClosed):
+            channel.publish("", "queue", b"\0\0", b"")
         peer.say(commands.Connection.CloseOk())
         await soon(closing)
         assert connection.closed.result().code == 200
@@ -274,6 +281,8 @@ async def test_the_servers_reason_reaches_everyone() -> None:
 
 @on_each_loop
 async def test_a_future_that_somebody_cancelled_keeps_nothing_from_ending() -> None:
+    troubles: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
     async with connected() as (connection, peer):
         channel = await peer.open(connection)
         connection.closed.cancel()
@@ -283,6 +292,7 @@ async def test_a_future_that_somebody_cancelled_keeps_nothing_from_ending() -> N
             await soon(channel.call(commands.Confirm.Select()))
         with pytest.raises(ConnectionClosed, match="lost"):
             await connection.channel()
+    assert troubles == []
 
 
 @on_each_loop
@@ -350,13 +360,18 @@ async def test_a_closed_channel_hears_nothing_more() -> None:
         channel = await peer.open(connection)
         said: list[Any] = []
         channel.on_confirm = channel.on_return = lambda *what: said.append(what)
-        deliver(peer, 1)
+        await soon(consuming(peer, channel, said, said))
+        calls = [asyncio.create_task(channel.confirm()) for _ in range(2)]
+        await soon(peer.hear("Confirm.Select"))
         channel.leave()
+        await soon(peer.hear("Channel.Close"))
         deliver(peer, 2)
-        peer.say(commands.Basic.Ack(1), channel=1)
+        peer.say(commands.Basic.Ack(1), commands.Basic.Cancel("1"), commands.Confirm.SelectOk(), channel=1)
         peer.say(commands.Channel.CloseOk(), channel=1)
         await soon(channel.close())
         assert said == []
+        assert {type(end) for end in await asyncio.gather(*calls, return_exceptions=True)} == {ChannelClosed}
+        await soon(peer.open(connection))  # and nothing else was said before
         for use in (lambda: channel.ack(1), lambda: channel.nack(1), lambda: channel.publish("", "q", b"\0\0", b"")):
             with pytest.raises(ChannelClosed, match="closed by this side"):
                 use()
@@ -428,9 +443,15 @@ async def test_consuming_may_be_cancelled_and_what_was_on_its_way_goes_back() ->
             await soon(consuming)
         peer.say(commands.Basic.ConsumeOk("1"), channel=1)
         deliver(peer, 7)
-        # Not before it is over: it would come again.
-        await soon(peer.hear("Basic.Cancel"))
         deliver(peer, 8)
+        # They do not go back before it is over: they would come again.
+        heard = asyncio.Event()
+        connection.on_blocked = lambda _: heard.set()
+        peer.say(commands.Connection.Blocked("so that they are known to have come"))
+        await soon(heard.wait())
+        channel.ack(99)
+        await soon(peer.hear("Basic.Cancel"))
+        assert (await soon(peer.hear("Basic.Ack"))).delivery_tag == 99
         peer.say(commands.Basic.CancelOk("1"), channel=1)
         assert (await soon(peer.hear("Basic.Nack"))).delivery_tag == 7
         assert (await soon(peer.hear("Basic.Nack"))).delivery_tag == 8

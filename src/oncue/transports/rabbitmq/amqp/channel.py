@@ -236,7 +236,7 @@ class Channel:
                 self.on_confirm(tag, multiple & 1 == 1, index == _ACK)
             else:
                 self._method(frame.unmarshal(data[start - 7 : end + 1])[2])
-        elif kind == HEADER and self._content is not None and self._properties is None:
+        elif kind == HEADER and self._content is not None and self._properties is None and end - start >= 14:
             self._missing = _CONTENT.unpack_from(data, start)[2]
             self._properties = data[start + 12 : end]
             self._progress()
@@ -260,11 +260,8 @@ class Channel:
             middle = 1 + place[0]
             if len(place) != middle + 1 + place[middle]:
                 raise MalformedError("a delivery of another length than it says")
-            self._place, self._exchange, self._routing_key = (
-                place,
-                place[1:middle].decode(),
-                place[middle + 1 :].decode(),
-            )
+            self._exchange, self._routing_key = place[1:middle].decode(), place[middle + 1 :].decode()
+            self._place = place
         fields = name, tag, redelivered == 1, self._exchange, self._routing_key
         # Mostly the rest has come as well, in one piece; what is not as expected is left to the slower way.
         head = end + 1

@@ -262,9 +262,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's does not derive from it
-        if self._fault is not None:
-            transport.abort()
-        elif transport.get_extra_info("sslcontext") is None:
+        if transport.get_extra_info("sslcontext") is None:
             # With no buffer in between uvloop, too, writes at once and not at the end of a turn that may take minutes.
             transport.set_write_buffer_limits(0)
 
