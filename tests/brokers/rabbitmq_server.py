@@ -20,7 +20,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from brokers.redis_server import free_port
+
+from .redis_server import free_port
 
 ENVIRONMENT = "ONCUE_TEST_RABBITMQ_URL"
 _START = 60.0
@@ -198,12 +199,9 @@ class RabbitMQServer:
             self._process = None
 
     def _answers(self) -> bool:
-        with suppress(OSError):
-            if self._plugins:
-                return bool(self.request("GET", "overview")["listeners"])
-            with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
-                connection.sendall(b"AMQP\0\0\x09\x01")
-                return bool(connection.recv(1))
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(b"AMQP\0\0\x09\x01")
+            return bool(connection.recv(1)) and (not self._plugins or bool(self.request("GET", "overview")))
         return False
 
 
@@ -235,9 +233,9 @@ def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit
         server.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rabbitmq_url(request: pytest.FixtureRequest) -> str:
-    """A virtual host without queues, on a server of this run's own, or the one that the environment names."""
+    """A virtual host for this run, on a server of its own, or the one that the environment names."""
     named = os.environ.get(ENVIRONMENT)
     if named:
         return named

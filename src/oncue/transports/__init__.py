@@ -19,12 +19,14 @@ __all__ = ["open_transport", "schemes"]
 
 _GROUP = "oncue.transports"
 _OPENERS = {
+    "amqp": "oncue.transports.rabbitmq:open_rabbitmq",
+    "amqps": "oncue.transports.rabbitmq:open_rabbitmq",
     "memory": "oncue.transports.memory:open_memory",
     "redis": "oncue.transports.redis:open_redis",
     "rediss": "oncue.transports.redis:open_redis",
     "sqlite": "oncue.transports.sqlite:open_sqlite",
 }
-_PLANNED = frozenset({"amqp", "amqps", "sqs", "nats", "kafka", "pubsub"})
+_PLANNED = frozenset({"sqs", "nats", "kafka", "pubsub"})
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):", re.ASCII)
 
 Opener = Callable[[str], Awaitable[Transport]]

@@ -49,7 +49,7 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     max_body: int | None  # bytes; None: no limit
     headers: bool
     depth: frozenset[str]  # which of ready, leased, delayed are exact
-    peek: bool
+    peek: bool  # a look hides and counts nothing; else it does both for a moment, as a consumer that dies
     retention: bool
 
 
@@ -81,7 +81,7 @@ class Transport(Protocol):
     async def queues(self) -> Sequence[QueueSpec]: ...  # by name
     async def send(self, *sends: Send) -> None: ...  # stored when it returns, else PartialSendError or none is stored
     def subscribe(self, queue: str, *, prefetch: int) -> AbstractAsyncContextManager[Subscription]: ...
-    async def peek(self, queue: str, *, limit: int) -> Sequence[Message]: ...  # oldest first, not counted, not hidden
+    async def peek(self, queue: str, *, limit: int) -> Sequence[Message]: ...  # oldest first; see features.peek
     async def depth(self, queue: str) -> Depth: ...
-    async def purge(self, queue: str) -> int: ...  # drops what is ready or delayed, not what is leased
+    async def purge(self, queue: str) -> int: ...  # drops what is ready, and delayed where features.depth has that
     async def close(self) -> None: ...  # releases what is held; may be called twice

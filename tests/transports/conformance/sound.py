@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from oncue.core.errors import ConnectionLostError, InvalidValueError
-from oncue.core.message import Message, Send
+from oncue.core.message import Send
 from oncue.testing import TransportConformance
 from oncue.transports.base import Depth, Features, QueueSpec, Transport
 from oncue.transports.memory import FEATURES, MemoryStore, MemoryTransport
@@ -84,9 +84,6 @@ class ModestTransport(MemoryTransport):
     async def send(self, *sends: Send) -> None:
         check_sends(sends)
         await super().send(*sends)
-
-    async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
-        raise InvalidValueError(f"queue {queue}: cannot be looked into here, nor {limit} messages of it")
 
 
 def check_sends(sends: Sequence[Send]) -> None:

@@ -140,12 +140,13 @@ class Closing(TransportCases):
             async with transport.subscribe(queue, prefetch=1):
                 pass
 
-        asked: list[Callable[[], Awaitable[object]]] = [
+        return [
             lambda: transport.declare(QueueSpec(name=queue)),
             lambda: transport.delete(queue),
             transport.queues,
             lambda: transport.send(Send(queue, message("late"))),
             subscribe,
+            lambda: transport.peek(queue, limit=1),
             lambda: transport.depth(queue),
             lambda: transport.purge(queue),
             subscription.receive,
@@ -154,6 +155,3 @@ class Closing(TransportCases):
             lease.release,
             lambda: lease.extend(10),
         ]
-        if transport.features.peek:
-            asked.append(lambda: transport.peek(queue, limit=1))
-        return asked

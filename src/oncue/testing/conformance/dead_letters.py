@@ -56,7 +56,7 @@ class DeadLetters(TransportCases):
     async def test_looking_at_dead_letters_changes_nothing(self) -> None:
         """T26: they are shown oldest first, as often as one likes, and neither counted, hidden nor moved by it."""
         transport, _, dead = await self._queues()
-        need(transport.features.peek, "this transport cannot show messages without taking them")
+        need(transport.features.peek, "this transport cannot show messages without hiding them for a moment")
         bodies = await self._bury(transport, 30)
         for _ in range(3):
             letters = await list_dead(transport, dead)
@@ -71,6 +71,15 @@ class DeadLetters(TransportCases):
             assert len(await transport.peek(dead, limit=100)) in {0, 30}  # whether what is leased is shown is left open
             for lease in leases:
                 await lease.extend(10)
+
+    @case("T26")
+    async def test_dead_letters_that_were_looked_at_are_still_there(self) -> None:
+        """T26: they are shown whole, oldest first, and can be taken afterwards, also where a look hides them for a moment."""
+        transport, _, dead = await self._queues()
+        bodies = await self._bury(transport, 30)
+        letters = await list_dead(transport, dead)
+        assert [(letter.stored.body, letter.attempts) for letter in letters] == [(body, 3) for body in bodies]
+        assert await self.contents(transport, dead, 30) == sorted(bodies)
 
     @case("T26")
     async def test_redriven_messages_start_anew_with_their_id(self) -> None:

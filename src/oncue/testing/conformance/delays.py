@@ -132,14 +132,18 @@ class Delays(TransportCases):
 
     @case("T22")
     async def test_purging_drops_what_is_ready_or_delayed(self) -> None:
-        """T22: so that what was scheduled can be called off; what is leased stays with its owner. The number is told."""
+        """T22: so that what was scheduled can be called off; what is leased stays with its owner. The number is told.
+
+        A transport that cannot count what is delayed does not drop it either.
+        """
         transport = await self.connect()
-        need_delay(transport, 2 * self.quiet)
+        delay = 2 * self.quiet if "delayed" in transport.features.depth else 0.0
+        need_delay(transport, delay)
         queue, other = await self.declare(transport), await self.declare(transport, "other")
         await transport.send(*sends(queue, ["held", "kept"]))
         async with transport.subscribe(queue, prefetch=2) as subscription:
             held, kept = await self.receive_all(subscription, 2)
-            await transport.send(*sends(queue, ["a", "b"], delay=2 * self.quiet), *sends(other, ["other"]))
+            await transport.send(*sends(queue, ["a", "b"], delay=delay), *sends(other, ["other"]))
             assert await transport.purge(queue) == 2
             await transport.send(*sends(queue, ["new"]))
             await held.nack()

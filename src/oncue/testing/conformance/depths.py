@@ -35,7 +35,8 @@ class Depths(TransportCases):
             await self.assert_depth(other, queue, ready=0, leased=1, delayed=1)
             await third.extend(10)
         await self.assert_depth(other, queue, ready=1, leased=0, delayed=1)
-        assert await transport.purge(queue) == 2
+        dropped = await transport.purge(queue)
+        assert dropped == 2 or (dropped == 1 and "delayed" not in transport.features.depth)
         await self.assert_depth(other, queue, ready=0, leased=0, delayed=0)
 
     @case("T27")

@@ -70,7 +70,7 @@ class Refusals(TransportCases):
             lambda: transport.purge(missing),
             subscribe,
         ]
-        for ask in asked if transport.features.peek else [asked[0], *asked[2:]]:
+        for ask in asked:
             with pytest.raises(QueueNotFoundError):
                 await ask()
         await transport.delete(missing)
@@ -136,17 +136,16 @@ class Refusals(TransportCases):
 
     @case("T45")
     async def test_what_the_transport_cannot_do_it_refuses(self) -> None:
-        """T45: order, retention, headers, looking without taking: who asks for what is not there is told, at once."""
+        """T45: order, retention, headers: who asks for what is not there is told, at once."""
         transport = await self.connect()
         features = transport.features
-        denied = [name for name in ("fifo", "retention", "headers", "peek") if not getattr(features, name)]
+        denied = [name for name in ("fifo", "retention", "headers") if not getattr(features, name)]
         need(denied, "this transport can do all of it")
         queue = await self.declare(transport)
         asked: dict[str, Callable[[Transport], Awaitable[object]]] = {
             "fifo": lambda transport: transport.declare(QueueSpec(name=self.name("fifo"), fifo=True)),
             "retention": lambda transport: transport.declare(QueueSpec(name=self.name("kept"), retention=60.0)),
             "headers": lambda transport: transport.send(Send(queue, Message(b"", new_id(), {"name": "value"}))),
-            "peek": lambda transport: transport.peek(queue, limit=1),
         }
         for name in denied:
             with pytest.raises(ConfigError):

@@ -145,10 +145,18 @@ class DropsWhatIsWorkedOn(MemoryQueue):
         return super()._drop_old(now)
 
 
-@breaks("test_looking_at_dead_letters_changes_nothing")
+@breaks("test_looking_at_dead_letters_changes_nothing", "test_dead_letters_that_were_looked_at_are_still_there")
 class ShowsTheNewestFirst(MemoryTransport):
     async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
         return [*reversed(await super().peek(queue, limit=1000))][:limit]
+
+
+@breaks("test_dead_letters_that_were_looked_at_are_still_there")
+class ForgetsWhatWasLookedAt(MemoryTransport):
+    async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
+        shown = await super().peek(queue, limit=limit)
+        await self.purge(queue)
+        return shown
 
 
 @breaks("test_resize_changes_how_many_may_be_held")
