@@ -371,3 +371,12 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing_and_dou
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         assert Counter(await ids_in(observer, "next")) == Counter(str(number) for number in range(total))
+
+
+async def test_opening_that_is_cancelled_waits_for_nobody(server: RedisServer) -> None:
+    server.freeze()
+    opening = asyncio.create_task(open_redis(server.url))
+    await asyncio.sleep(0.1)  # it has sent its greeting, or is about to
+    opening.cancel()
+    done, _ = await asyncio.wait([opening], timeout=2)
+    assert done and opening.cancelled()

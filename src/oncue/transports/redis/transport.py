@@ -62,7 +62,7 @@ async def open_redis(url: str) -> RedisTransport:
     try:
         await transport.desk.ask(b"EXISTS", transport.desk.index)
     except BaseException:
-        await transport.close()
+        await transport.abandon()
         raise
     return transport
 
@@ -163,15 +163,20 @@ class RedisTransport:
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
 
+    async def abandon(self) -> None:
+        """Close at once; whatever was asked for stays without an answer."""
+        self._closed = True
+        self._running.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._running
+
     async def _close(self) -> None:
         try:
             for subscription in list(self._subscriptions):
                 await subscription.leave()
             await self.desk.finish()
         finally:
-            self._running.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._running
+            await self.abandon()
 
     async def _ask(self, script: Any, queue: str, *arguments: int) -> Any:
         self._check_open()
