@@ -52,6 +52,8 @@ _PATIENCE = 5
 """After this many times _IDLE seconds without a letter, what the depth still shows is taken to be somebody else's."""
 _LAST_WORDS = 5.0
 """Seconds for which a sweep that is cancelled waits for what it has asked the transport to do."""
+_LOOK = 1000
+"""Letters that are looked at first where each look counts: rather once at many than at some of them several times."""
 _SUSPECT = 2
 """A letter that was handed out more often may be one of those of which a subscription holds a single one."""
 
@@ -170,11 +172,11 @@ EVERY_LETTER = DeadFilter()
 async def list_dead(
     transport: Transport, dead_queue: str, which: DeadFilter = EVERY_LETTER, limit: int = 100
 ) -> Sequence[DeadLetter]:
-    """Up to `limit` dead letters that match, oldest first, neither counted nor hidden. Safe to cancel.
+    """Up to `limit` dead letters that match, oldest first; whether a look counts or hides them, `features.peek` says.
 
-    Raise `QueueNotFoundError` when there is no such queue.
+    Safe to cancel. Raise `QueueNotFoundError` when there is no such queue.
     """
-    window = limit
+    window = limit if transport.features.peek else max(limit, _LOOK)
     while True:
         stored = await transport.peek(dead_queue, limit=window)
         letters = [

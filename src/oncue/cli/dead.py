@@ -12,7 +12,7 @@ import msgspec
 
 from oncue.cli.failure import FAILED, Failed, say
 from oncue.cli.group import Group
-from oncue.cli.names import find_dead_queue, queue_names
+from oncue.cli.names import find_dead_queue, queue_names, warn_of_looking
 from oncue.cli.options import COUNT, DURATION, confirm, yes_option
 from oncue.cli.output import (
     Column,
@@ -113,6 +113,7 @@ def list_letters(
 async def _letters(settings: Settings, name: str | None, which: DeadFilter, limit: int) -> Sequence[DeadLetter]:
     async with connect(settings) as transport:
         found: list[DeadLetter] = []
+        warn_of_looking(transport)
         for each in await _queues(transport, settings.prefix, name):
             found.extend(await list_dead(transport, each, which, limit))
         return found
@@ -171,6 +172,7 @@ def show(session: Session, *, name: str, id: str, as_json: bool) -> None:
 
 async def _letter(settings: Settings, name: str, id: str) -> DeadLetter:
     async with connect(settings) as transport:
+        warn_of_looking(transport)
         for each in await _queues(transport, settings.prefix, name):
             letter = await find_dead(transport, each, id)
             if letter is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from oncue.cli.failure import Failed
+from oncue.cli.failure import Failed, say
 from oncue.core.message import check_queue_name
 from oncue.core.settings import did_you_mean
 from oncue.dead import dead_queue_name, is_dead_queue
@@ -49,3 +49,9 @@ def _choose(name: str, prefix: str, among: Iterable[str], known: Iterable[str]) 
     if not close and not list(known):
         close = ", there are no queues at all"
     raise Failed(f"there is no queue {prefix + name!r} or {name!r}{close}", hint="oncue queue list shows what there is")
+
+
+def warn_of_looking(transport: Transport) -> None:
+    """Say so, on standard error, if a look at messages is not without consequences on this broker."""
+    if not transport.features.peek:
+        say("this broker hides messages while they are looked at, and counts a look as a consumer that went away")

@@ -10,9 +10,9 @@ from typing import Any
 import click
 import msgspec
 
-from oncue.cli.failure import Failed, say
+from oncue.cli.failure import say
 from oncue.cli.group import Group
-from oncue.cli.names import find_queue
+from oncue.cli.names import find_queue, warn_of_looking
 from oncue.cli.options import COUNT, DURATION, PAIR, confirm, yes_option
 from oncue.cli.output import (
     Column,
@@ -244,7 +244,10 @@ async def _purge(settings: Settings, name: str, *, yes: bool) -> tuple[str, int]
 @as_json_option
 @click.pass_obj
 def peek(session: Session, *, name: str, limit: int, as_json: bool) -> None:
-    """Look at the oldest messages of a queue, without taking or counting them."""
+    """Look at the oldest messages of a queue, without taking them.
+
+    They are not counted either, but for brokers that cannot show a message without handing it out; then a line says so.
+    """
     settings = session.load().settings
     messages = session.run(_peek(settings, name, limit), settings)
     if as_json:
@@ -284,6 +287,5 @@ def _payload(message: Message) -> str:
 async def _peek(settings: Settings, name: str, limit: int) -> Sequence[Message]:
     async with connect(settings) as transport:
         found = await find_queue(transport, settings.prefix, name)
-        if not transport.features.peek:
-            raise Failed("this transport cannot look into queues without taking from them")
+        warn_of_looking(transport)
         return await transport.peek(found, limit=limit)

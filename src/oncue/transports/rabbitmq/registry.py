@@ -19,6 +19,7 @@ from oncue.core.errors import ConnectionLostError, IncompatibleStoreError
 from oncue.transports.base import QueueSpec
 from oncue.transports.rabbitmq.amqp import (
     Channel,
+    ChannelClosed,
     ClosedError,
     Delivery,
     decode_properties,
@@ -26,7 +27,7 @@ from oncue.transports.rabbitmq.amqp import (
 )
 from oncue.transports.rabbitmq.calls import Calls, until_ready
 from oncue.transports.rabbitmq.codec import Parcel
-from oncue.transports.rabbitmq.faults import fault
+from oncue.transports.rabbitmq.faults import NOT_FOUND, fault
 from oncue.transports.rabbitmq.publisher import Publisher
 
 STREAM = "oncue.queues"
@@ -66,7 +67,7 @@ class Registry:
         async with self._lock:
             try:
                 async with asyncio.timeout(self._timeout):
-                    await until_ready(self._catch_up)
+                    await until_ready(self._catch_up_or_begin)
             except (ClosedError, TimeoutError) as error:
                 self._drop()
                 raise fault(error, self._shown) from error
@@ -83,6 +84,14 @@ class Registry:
     def close(self) -> None:
         """Leave the channel; comes last."""
         self._drop()
+
+    async def _catch_up_or_begin(self) -> None:
+        try:
+            await self._catch_up()
+        except ChannelClosed as error:
+            if error.code != NOT_FOUND or "no queue" not in error.text:
+                raise
+            await self._catch_up()  # somebody deleted it: it is made anew
 
     async def _catch_up(self) -> None:
         if self._channel is None or self._channel.closed.done():
