@@ -23,14 +23,23 @@ SERVER = "BENCH_SERVER"
 
 
 class Stopwatch:
-    """Seconds of the clock and of the processor, and of the server's processor, inside a `with` block, or up to `stop`."""
+    """Seconds of the clock and of the processor, and of the server's processor, from `start` or inside a `with` block, up to `stop`
+    or its end."""
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu = self.server = 0.0
+        self.running = False
 
     def __enter__(self) -> Self:
-        self.seconds = self.cpu = self.server = 0.0
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """What is measured begins now."""
+        self.running = True
         self._server_started = _server()
         self._cpu_started = time.process_time()
         self._started = time.perf_counter()
-        return self
 
     def stop(self, at: float) -> None:
         """What is measured ended at this moment of `time.perf_counter`."""

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from bench import report as house
 from bench import sidecar
 from bench.brokers import report
-from bench.brokers.ground import BARE, HOW, OURS, PEERS, BrokerGround, takes_part
+from bench.brokers.ground import BARE, CLASSIC, HOW, OURS, PEERS, BrokerGround, takes_part
 from bench.brokers.servers import SERVERS, AbsentError, version
 from bench.rounds import ROOT, name, play, tune
 from bench.tally import MiscountError
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", action="append", choices=PARTS, help="this part instead of all; may be said again")
     parser.add_argument("--peers", nargs="+", metavar="PYTHON", default=[], help="where the peers are installed")
     parser.add_argument("--quick", action="store_true", help="a small round that only shows that everything works")
-    parser.add_argument("--contenders", nargs="+", default=[OURS, BARE, *PEERS], help=argparse.SUPPRESS)
+    parser.add_argument("--contenders", nargs="+", default=[OURS, CLASSIC, BARE, *PEERS], help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.quick:
         options.jobs, options.rounds = 300, 1

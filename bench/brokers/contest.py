@@ -101,34 +101,42 @@ async def _send_at_once(send: Callable[[int], Awaitable[object]], jobs: int, sen
 
 
 def drain(contender: ModuleType, url: str, jobs: int, *choice: str) -> Stopwatch:
-    """The clock runs from before the worker starts to the last handler's call."""
+    """The clock runs from the first handler's call to the last one: what a worker needs to start is another matter."""
     tally = Tally(jobs)
-    watch = _worked(contender.worker(url, tally.add, *choice), tally)
+    watch = Stopwatch()
+
+    def add(number: int) -> None:
+        if not watch.running:
+            watch.start()
+        tally.add(number)
+
+    def done() -> None:
+        tally.wait()
+        watch.stop(tally.finished_at)
+
+    _work(contender.worker(url, add, *choice), done)
     tally.check()
     return watch
 
 
-def _worked(block: Any, tally: Tally, ready: Callable[[], None] = lambda: None) -> Stopwatch:
+def _work(block: Any, done: Callable[[], None], ready: Callable[[], None] = lambda: None) -> None:
+    """Let the worker run until `done` returns, and a little longer, for what it should not do."""
     if isinstance(block, AbstractAsyncContextManager):
-        return uvloop.run(_worked_async(block, tally, ready))
-    with Stopwatch() as watch, block:
+        uvloop.run(_work_async(block, done, ready))
+        return
+    with block:
         ready()
-        tally.wait()
-        watch.stop(tally.finished_at)
+        done()
         time.sleep(AFTERMATH)
-    return watch
 
 
-async def _worked_async(
-    block: AbstractAsyncContextManager[object], tally: Tally, ready: Callable[[], None]
-) -> Stopwatch:
-    with Stopwatch() as watch:
-        async with block:
-            ready()
-            await asyncio.to_thread(tally.wait)
-            watch.stop(tally.finished_at)
-            await asyncio.sleep(AFTERMATH)
-    return watch
+async def _work_async(
+    block: AbstractAsyncContextManager[object], done: Callable[[], None], ready: Callable[[], None]
+) -> None:
+    async with block:
+        ready()
+        await asyncio.to_thread(done)
+        await asyncio.sleep(AFTERMATH)
 
 
 # Lone messages
@@ -143,7 +151,7 @@ def receive(contender: ModuleType, url: str, jobs: int, *choice: str) -> list[in
         arrived[number] = time.monotonic_ns()
         tally.add(number)
 
-    _worked(contender.worker(url, add, *choice), tally, lambda: print("ready", flush=True))
+    _work(contender.worker(url, add, *choice), tally.wait, lambda: print("ready", flush=True))
     tally.check()
     return arrived
 

@@ -18,6 +18,7 @@ from bench.rounds import ROOT, Measure, measure
 from bench.tally import PATIENCE, MiscountError
 
 OURS = "bench.brokers.contenders.oncue"
+CLASSIC = "bench.brokers.contenders.oncue_classic"
 BARE = "bench.brokers.contenders.bare"
 PEERS = tuple(
     f"bench.brokers.contenders.{name}" for name in ("celery", "dramatiq", "faststream", "repid", "saq", "taskiq")

@@ -19,7 +19,7 @@ MODES = {
 }
 SENDERS = 20
 CHOICES = {
-    "redis": ("1 handler, read 100", "16 handlers, read 100", "64 handlers, read 1000", "256 handlers, read 1000"),
+    "redis": ("1 handler, read 100", "1 handler, read 1000", "4 handlers, read 1000", "16 handlers, read 100"),
     "rabbitmq": ("16 handlers", "64 handlers", "256 handlers", "1000 handlers"),
 }
 QUEUE, GROUP = "work", "workers"

@@ -1,5 +1,6 @@
 """OnCue through its public library as it comes: acknowledged after success, attempts counted, leases kept alive, the messages of
-a worker that died handed out again. On RabbitMQ every send is confirmed, and refused where there is no queue.
+a worker that died handed out again. On RabbitMQ it makes quorum queues, and every send is confirmed, and refused where there is no
+queue.
 """
 
 from __future__ import annotations

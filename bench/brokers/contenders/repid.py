@@ -16,7 +16,7 @@ NAME = "Repid"
 PACKAGES = {"redis": ("repid", "redis", "uvloop")}
 MODES = {"redis": {"concurrent": 1.0}}
 SENDERS = 20
-CHOICES = {"redis": ("100 at a time, read 100", "256 at a time, read 256", "1000 at a time, read 1000")}
+CHOICES = {"redis": ("10 at a time, read 100", "20 at a time, read 256", "50 at a time, read 256")}
 
 
 def _app(url: str, read: int = 256) -> Any:
@@ -40,7 +40,7 @@ async def sender(url: str, _mode: str) -> AsyncIterator[Calls]:
 
 
 @asynccontextmanager
-async def worker(url: str, add: Callable[[int], None], choice: str = "256 at a time, read 256") -> AsyncIterator[None]:
+async def worker(url: str, add: Callable[[int], None], choice: str = "20 at a time, read 256") -> AsyncIterator[None]:
     from repid import Router
 
     at_once, _, read = choice.partition(" at a time, read ")

@@ -16,7 +16,7 @@ NAME = "SAQ"
 PACKAGES = {"redis": ("saq", "redis", "uvloop")}
 MODES = {"redis": {"concurrent": 1.0}}
 SENDERS = 50
-CHOICES = {"redis": tuple(f"{jobs} at a time" for jobs in (1, 10, 50, 200))}
+CHOICES = {"redis": tuple(f"{jobs} at a time" for jobs in (5, 20, 50))}
 OPERATIONS = 100
 """Sends at the same time, which is also how many connections there are."""
 
@@ -35,7 +35,7 @@ async def sender(url: str, _mode: str) -> AsyncIterator[Calls]:
 
 
 @asynccontextmanager
-async def worker(url: str, add: Callable[[int], None], choice: str = "10 at a time") -> AsyncIterator[None]:
+async def worker(url: str, add: Callable[[int], None], choice: str = "20 at a time") -> AsyncIterator[None]:
     from saq import Queue, Worker
 
     logging.getLogger("saq").setLevel(logging.CRITICAL)  # its sweep complains of jobs that are gone when it looks again

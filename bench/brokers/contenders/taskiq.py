@@ -20,13 +20,13 @@ PACKAGES = {
 MODES = {"redis": {"concurrent": 1.0}, "rabbitmq": {"concurrent, confirmed": 1.0}}
 SENDERS = 50
 CHOICES = {
-    "redis": (
+    "redis": ("5 at a time, read 100", "20 at a time, read 100", "20 at a time, read 1000", "50 at a time, read 1000"),
+    "rabbitmq": (
+        "5 at a time, read 100",
         "20 at a time, read 100",
-        "100 at a time, read 100",
+        "100 at a time, read 200",
         "100 at a time, read 1000",
-        "256 at a time, read 1000",
     ),
-    "rabbitmq": ("20 at a time, read 100", "100 at a time, read 200", "256 at a time, read 1000"),
 }
 CONNECTIONS = 50
 
@@ -66,7 +66,7 @@ async def sender(url: str, _mode: str) -> AsyncIterator[Calls]:
 
 
 @asynccontextmanager
-async def worker(url: str, add: Callable[[int], None], choice: str = "100 at a time, read 100") -> AsyncIterator[None]:
+async def worker(url: str, add: Callable[[int], None], choice: str = "20 at a time, read 100") -> AsyncIterator[None]:
     from taskiq.acks import AcknowledgeType
     from taskiq.api import run_receiver_task
 
