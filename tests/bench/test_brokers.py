@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from brokers.rabbitmq_server import program
 from brokers.redis_server import binary
 from programs import ROOT, environment
 
@@ -19,9 +20,12 @@ from bench.rounds import Round, Speed, Work
 OURS, CELERY, REPID = (f"bench.brokers.contenders.{name}" for name in ("oncue", "celery", "repid"))
 
 
-def bench(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    binary()
-    command = [sys.executable, "-m", "bench.brokers", "redis", "--quick", *words]
+def bench(*words: str, broker: str = "redis", **more: str) -> subprocess.CompletedProcess[str]:
+    if broker == "redis":
+        binary()
+    else:
+        program("rabbitmq-server")
+    command = [sys.executable, "-m", "bench.brokers", broker, "--quick", *words]
     return subprocess.run(command, cwd=ROOT, env=environment(**more), capture_output=True, text=True, check=False)
 
 
@@ -39,6 +43,13 @@ def test_a_small_round_has_all_rates_and_their_costs() -> None:
     ]
     assert re.search(r"^\| bare client, drain \| [\d.]+ \|", done.stdout, re.MULTILINE)
     assert re.search(r"^- bare client: redis \S+,.*; drains with (256|1000)\.$", done.stdout, re.MULTILINE)
+
+
+def test_the_same_is_measured_on_rabbitmq() -> None:
+    done = bench("--part", "contest", "--only", "OnCue", "OnCue on classic queues", broker="rabbitmq")
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^\| (OnCue|OnCue on classic queues): drain \| [\d,]+ \|", done.stdout, re.MULTILINE)
+    assert rows == ["OnCue", "OnCue on classic queues"]
 
 
 def test_lone_messages_many_queues_and_sidecars_are_measured() -> None:
