@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.quick:
         options.jobs, options.rounds = 300, 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # servers must not outlive this program
     contenders = chosen(options.contenders, options.broker, options.only)
     status = 0
     try:
