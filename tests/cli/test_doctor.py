@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
+from brokers.rabbitmq_server import RabbitMQServer, rabbitmq_server  # noqa: F401  # a fixture
 from brokers.redis_server import RedisServer
 from commandline import make_queue, on_terminal
 
@@ -57,7 +59,7 @@ def test_a_transport_that_does_not_answer_is_bad(run, folder: Path) -> None:
     assert "1 of " in result.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("url", ["amqp://localhost", "redsi://x", "sqlite:///"])
+@pytest.mark.parametrize("url", ["amqp://localhost:1", "redsi://x", "sqlite:///"])
 def test_a_url_that_cannot_be_opened_is_bad(run, url: str) -> None:
     assert run("doctor", "--transport", url).exit_code == 1
 
@@ -113,6 +115,26 @@ def test_a_user_who_may_see_no_settings_of_the_server_is_told_which_right_is_mis
         assert "hush" not in result.output
     finally:
         server.kill()
+
+
+def test_a_broker_that_takes_no_messages_is_bad(run, rabbitmq_server: RabbitMQServer) -> None:  # noqa: F811
+    url = rabbitmq_server.vhost()
+    found = checks(run("doctor", "--transport", url, "--json").stdout)
+    assert found["server"][0] == "ok"
+    assert found["server"][1].startswith("RabbitMQ 3.") or found["server"][1].startswith("RabbitMQ 4.")
+    assert found["management"][0] == "note"
+    url += f"?management={rabbitmq_server.management}"
+    assert checks(run("doctor", "--transport", url, "--json").stdout)["alarms"] == ("ok", "none")
+    rabbitmq_server.alarm(on=True)
+    try:
+        until = time.monotonic() + 20
+        while (found := checks(run("doctor", "--transport", url, "--json").stdout))["alarms"][0] == "ok":
+            assert time.monotonic() < until
+        assert "is short of memory: it takes no messages" in found["alarms"][1]
+    finally:
+        rabbitmq_server.alarm(on=False)
+    result = run("doctor", "--transport", f"{url.partition('?')[0]}?management=http://127.0.0.1:1", "--json")
+    assert checks(result.stdout)["management"][0] == "bad"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

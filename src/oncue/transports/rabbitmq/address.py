@@ -30,6 +30,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     queues: the type of queues that are made, `quorum` or `classic`; None is quorum, and what exists is taken as it is.
     exchange: queues are bound to it; None is Asya's, if this user may use it, and an empty one is none.
     consumer_timeout: seconds after which the server takes a message from whoever holds it.
+    management: the URL of the server's management, which knows how many messages are held.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -42,6 +43,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     queues: str | None = None
     exchange: str | None = None
     consumer_timeout: float = 1800.0
+    management: str | None = None
 
     @property
     def shown(self) -> str:
@@ -160,6 +162,14 @@ def _exchange(value: str) -> str:
     return value
 
 
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected a URL such as http://localhost:15672")
+    _ = parts.port  # a ValueError, where it is no number
+    return value
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def read(value: str) -> str:
         if value not in words:
@@ -176,6 +186,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "queues": _one_of("quorum", "classic"),
     "exchange": _exchange,
     "consumer_timeout": _seconds,
+    "management": _http_url,
     "cacertfile": _text,
     "certfile": _text,
     "keyfile": _text,

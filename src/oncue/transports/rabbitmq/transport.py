@@ -12,10 +12,13 @@ from oncue.core.errors import InvalidValueError, TransportClosedError
 from oncue.core.message import Message, Send
 from oncue.transports.base import Depth, Features, QueueSpec
 from oncue.transports.checks import check_prefetch, check_spec
+from oncue.transports.examination import Remark
 from oncue.transports.rabbitmq.address import Address, parse
 from oncue.transports.rabbitmq.codec import MAX_BODY
 from oncue.transports.rabbitmq.desk import Desk
+from oncue.transports.rabbitmq.examination import examine
 from oncue.transports.rabbitmq.ladder import LONGEST
+from oncue.transports.rabbitmq.management import Management
 from oncue.transports.rabbitmq.subscription import RabbitMQSubscription
 
 FEATURES = Features(
@@ -56,6 +59,7 @@ class RabbitMQTransport:
     def __init__(self, address: Address) -> None:
         self.desk = Desk(address)
         self.features = msgspec.structs.replace(FEATURES, lease_cap=address.longest_hold)
+        self._management = _management(address)
         self._subscriptions: set[RabbitMQSubscription] = set()
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
@@ -108,11 +112,19 @@ class RabbitMQTransport:
 
     async def depth(self, queue: str) -> Depth:
         self._check_open()
-        return Depth(await self.desk.queues.count(queue), None, None)
+        ready = await self.desk.queues.count(queue)
+        management = self._management
+        leased = None if management is None else await management.unacknowledged(self.desk.address.vhost, queue)
+        return Depth(ready, leased, None)
 
     async def purge(self, queue: str) -> int:
         self._check_open()
         return await self.desk.queues.purge(queue)
+
+    async def examine(self) -> Sequence[Remark]:
+        self._check_open()
+        connection = await self.desk.consuming.connection()
+        return await examine(connection.server, self.desk.address, self._management)
 
     async def close(self) -> None:
         if self._closing is None:
@@ -129,3 +141,9 @@ class RabbitMQTransport:
     def _check_open(self) -> None:
         if self._closed:
             raise TransportClosedError
+
+
+def _management(address: Address) -> Management | None:
+    if address.management is None:
+        return None
+    return Management(address.management, address.user, address.password, address.timeout)
