@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 SOON = 15.0
 """Seconds that a test waits for what has to happen at once, before it fails."""
@@ -17,6 +18,9 @@ SOON = 15.0
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 Result = TypeVar("Result")
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For tests of many cases: the time that others take from the machine is no fault of them."""
 
 
 async def soon(awaited: Awaitable[Result]) -> Result:

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import commands
+from transports.rabbitmq.amqp_support import patient
 
 from oncue.transports.rabbitmq.amqp import MalformedError, Properties, decode_properties, encode_properties
 
 NAMES = Properties.__struct_fields__
 OCTETS = st.integers(0, 255)
 # pamqp writes names of up to 128 bytes, in UTF-8 as everything.
-KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=32)
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
+KEYS = st.text(st.characters(codec="utf-8"), max_size=32)
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=300)
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 SECONDS = st.integers(0, 2**32 - 1)
 MOMENTS = SECONDS.map(lambda seconds: dt.datetime.fromtimestamp(seconds, dt.UTC))
@@ -65,9 +66,10 @@ def ours(payload: bytes) -> dict[str, Any]:
     return {name: getattr(properties, name) for name in NAMES if getattr(properties, name) is not None}
 
 
-SHORT_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+SHORT_TEXTS = st.text(st.characters(codec="utf-8"), max_size=60)
 
 
+@patient
 @given(fields(SHORT_TEXTS))
 def test_what_we_write_pamqp_reads(fields: dict[str, Any]) -> None:
     payload = encode_properties(**fields)
@@ -75,12 +77,14 @@ def test_what_we_write_pamqp_reads(fields: dict[str, Any]) -> None:
     assert ours(payload) == fields
 
 
+@patient
 @given(fields(SHORT_TEXTS.filter(bool)))
 def test_what_pamqp_writes_we_read(fields: dict[str, Any]) -> None:
     payload = written_by_pamqp(fields)
     assert ours(payload) == read_by_pamqp(payload) == fields
 
 
+@patient
 @given(st.floats(allow_nan=False))
 def test_a_float_keeps_all_its_digits(number: float) -> None:
     headers = decode_properties(encode_properties(headers={"number": number})).headers
@@ -89,6 +93,7 @@ def test_a_float_keeps_all_its_digits(number: float) -> None:
     assert math.copysign(1, headers["number"]) == math.copysign(1, number)
 
 
+@patient
 @given(st.integers(0, 2**64 - 1))
 def test_any_second_that_can_be_written_is_read(seconds: int) -> None:
     assert decode_properties(encode_properties(timestamp=seconds)).timestamp == seconds
@@ -129,6 +134,7 @@ def test_what_cannot_be_written_is_refused(fields: dict[str, Any]) -> None:
         encode_properties(**fields)
 
 
+@patient
 @given(st.binary(max_size=80))
 def test_any_bytes_are_properties_or_refused(payload: bytes) -> None:
     try:
@@ -137,6 +143,7 @@ def test_any_bytes_are_properties_or_refused(payload: bytes) -> None:
         pass
 
 
+@patient
 @given(fields(SHORT_TEXTS), st.data())
 def test_properties_that_are_cut_short_are_refused(fields: dict[str, Any], data: st.DataObject) -> None:
     payload = encode_properties(**fields)
@@ -145,6 +152,7 @@ def test_properties_that_are_cut_short_are_refused(fields: dict[str, Any], data:
         decode_properties(cut)
 
 
+@patient
 @given(fields(SHORT_TEXTS), st.data())
 def test_properties_with_flipped_bits_are_read_or_refused(fields: dict[str, Any], data: st.DataObject) -> None:
     payload = bytearray(encode_properties(**fields))

@@ -263,7 +263,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's does not derive from it
         if transport.get_extra_info("sslcontext") is None:
-            # With no buffer in between uvloop, too, writes at once and not at the end of a turn that may take minutes.
+            # Without it some uvloops write at the end of a turn, which may take minutes, and nobody could beat till then.
             transport.set_write_buffer_limits(0)
 
     def connection_lost(self, exc: Exception | None) -> None:
