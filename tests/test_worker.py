@@ -17,7 +17,7 @@ import pytest
 from commandline import depth_of, on_terminal, process, with_transport
 from workers import APP, make_gate, working
 
-from oncue.worker import SAME
+from oncue.main_loop import SAME
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import pytest
 from commandline import depth_of, on_terminal, process
 from workers import APP, Worker, make_gate, working
 
-from oncue.worker import SAME
+from oncue.main_loop import SAME
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,11 @@ from sidecar.pods import ASYAS, OURS, Pod, Queues, envelope, pod, running, until
 
 from oncue.events import Events
 from oncue.health import Health
+from oncue.main_loop import SAME
 from oncue.sidecar.actor import ActorSettings, SidecarActor
 from oncue.sidecar.link import Link
 from oncue.stop import Stop
 from oncue.transports import open_transport
-from oncue.worker import SAME
 
 RUNTIMES = pytest.mark.parametrize("runtime", [OURS, ASYAS], ids=["ours", "asyas"])
 
@@ -262,7 +262,7 @@ def test_it_ends_at_once_while_it_is_connecting_to_somebody_who_does_not_answer(
     ("settings", "text"),
     [
         ({}, "ASYA_ACTOR_NAME is required"),
-        ({"ASYA_ACTOR_NAME": "a", "ASYA_TRANSPORT": "rabbitmq"}, "transport amqp: is not in this release yet"),
+        ({"ASYA_ACTOR_NAME": "a", "ASYA_TRANSPORT": "sqs"}, "transport sqs: is not in this release yet"),
         ({"ASYA_ACTOR_NAME": "a", "ASYA_TRANSPORT": "sqs"}, "transport sqs: is not in this release yet"),
         ({"ASYA_ACTOR_NAME": "a", "ONCUE_SOCKET_DIR": "/" + "x" * 120}, "no socket's may have more than 107"),
         ({"ASYA_ACTOR_NAME": "a", "ONCUE_BUILT_IN": "true"}, "only 'happy-end' and 'error-end' are"),

@@ -26,8 +26,9 @@ from oncue.core.settings import Loaded as Settled
 from oncue.core.settings import Settings
 from oncue.loading import load_app
 from oncue.logs import configure_logs
+from oncue.main_loop import run_in_loop, signals
 from oncue.supervisor import Loaded, Report, Supervisor, watch_parent
-from oncue.worker import Counts, Worker, run_in_loop, signals
+from oncue.worker import Counts, Worker
 
 _DRAW = 0.2
 _REPORT = 0.25

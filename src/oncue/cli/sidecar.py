@@ -14,8 +14,8 @@ from oncue.core.asya import load_sidecar_settings
 from oncue.core.errors import LoadError
 from oncue.core.settings import SidecarSettings
 from oncue.logs import configure_logs
+from oncue.main_loop import run_in_loop, signals
 from oncue.sidecar.process import Sidecar
-from oncue.worker import run_in_loop, signals
 
 
 @click.command(

@@ -30,8 +30,8 @@ from oncue.local.state import HOME, Running, Taken, answering, claim, find, maki
 from oncue.local.supervisor import Local, Options
 from oncue.local.table import LiveTable, live_table
 from oncue.logs import configure_logs
+from oncue.main_loop import run_in_loop, signals
 from oncue.manifests import load_manifests
-from oncue.worker import run_in_loop, signals
 
 _log = logging.getLogger("oncue.local")
 

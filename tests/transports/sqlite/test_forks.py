@@ -74,7 +74,7 @@ async def main():
 
 @pytest.mark.parametrize("program", [STRANGERS, RESULTS], ids=["other threads", "results"])
 def test_a_fork_hangs_for_no_lock_of_sqlite(program: str, tmp_path: Path) -> None:
-    end = "\nfrom oncue.worker import run_in_loop\nrun_in_loop(main())\n"
+    end = "\nfrom oncue.main_loop import run_in_loop\nrun_in_loop(main())\n"
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", START + program + end]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=40, check=False)
     assert done.returncode == 0, done.stderr
