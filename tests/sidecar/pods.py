@@ -49,9 +49,8 @@ class Pod:
             ASYA_ACTOR_NAME=actor,
             ASYA_HANDLER=handler,
             ASYA_METRICS_ADDR="127.0.0.1:0",
-            ONCUE_URL=url,
             PYTHONPATH=str(USERS),
-            **settings,
+            **({"ONCUE_URL": url} | settings),
         )
         self.address = ""
         self._children: list[subprocess.Popen[bytes]] = []
