@@ -34,10 +34,12 @@ Texts never hold secrets: URLs go through `oncue.core.redact` before they get he
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from oncue.core.failure import Failure
+
+_Error = TypeVar("_Error", bound="OnCueError")
 
 
 class OnCueError(Exception):
@@ -204,3 +206,12 @@ class ActorFailedError(CallError):
 
 class CallTimeoutError(CallError, TimeoutError):
     """No result came in time; the work itself may still be done."""
+
+
+def again(error: _Error) -> _Error:
+    """The same error once more, with its cause: one object must not be raised in several places."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error.__cause__
+    return copy

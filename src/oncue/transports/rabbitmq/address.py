@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Mapping
-from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from collections.abc import Mapping
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from oncue.core.errors import InvalidValueError
-from oncue.core.redact import redact_url
 from oncue.transports.rabbitmq.amqp import Endpoint
+from oncue.transports.urls import Reader, hosts, one_of, parameters, seconds, text, wrong
 
 ASYA = "asya"
 """The exchange that Asya's gateways and sidecars publish to, unless told otherwise."""
@@ -82,18 +80,18 @@ def parse(url: str) -> Address:
     parts = urlsplit(url)
     credentials, _, places = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
-    options = _options(url, parts.query)
+    options = parameters(url, parts.query, _READERS)
     secure = {name: options.pop(name) for name in _TLS if name in options}
     if secure and parts.scheme.lower() != "amqps":
-        raise _wrong(url, f"{min(secure)} needs 'amqps://'")
+        raise wrong(url, f"{min(secure)} needs 'amqps://'")
     port = _TLS_PORT if parts.scheme.lower() == "amqps" else _PORT
     vhost = parts.path.removeprefix("/")
     if "/" in vhost:
-        raise _wrong(url, f"expected one virtual host after the host, with '/' in it as %2F, not {vhost!r}")
+        raise wrong(url, f"expected one virtual host after the host, with '/' in it as %2F, not {vhost!r}")
     if user:
         options |= {"user": unquote(user), "password": unquote(password)}
     address = Address(
-        hosts=tuple(_host(url, place, port) for place in (places or "localhost").split(",")),
+        hosts=hosts(url, places, port),
         tls=secure if parts.scheme.lower() == "amqps" else None,
         vhost=unquote(vhost) or "/",
         **options,
@@ -102,7 +100,7 @@ def parse(url: str) -> Address:
         try:
             _context(address.tls)
         except (OSError, ValueError) as error:
-            raise _wrong(url, f"its certificates cannot be used: {error}") from None
+            raise wrong(url, f"its certificates cannot be used: {error}") from None
     return address
 
 
@@ -116,44 +114,10 @@ def _context(tls: Mapping[str, str]) -> ssl.SSLContext:
     return context
 
 
-def _host(url: str, place: str, port: int) -> tuple[str, int]:
-    try:
-        found = urlsplit(f"//{place}")
-        return found.hostname or "localhost", found.port or port
-    except ValueError:
-        raise _wrong(url, f"expected a host and perhaps a port, not {place!r}") from None
-
-
-def _options(url: str, query: str) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        read = _READERS.get(name)
-        if read is None:
-            raise _wrong(url, f"unknown parameter {name!r}; known are {', '.join(_READERS)}")
-        try:
-            options[name] = read(value)
-        except ValueError as error:
-            raise _wrong(url, f"parameter {name!r}: {error}") from None
-    return options
-
-
-def _seconds(value: str) -> float:
-    seconds = float(value)
-    if not 0 < seconds < 365 * 86400:
-        raise ValueError("expected seconds, more than 0")
-    return seconds
-
-
 def _whole_seconds(value: str) -> int:
     if not value.isdecimal() or not 1 <= int(value) <= 3600:
         raise ValueError("expected whole seconds, from 1 to 3600")
     return int(value)
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise ValueError("expected something")
-    return value
 
 
 def _exchange(value: str) -> str:
@@ -170,29 +134,16 @@ def _http_url(value: str) -> str:
     return value
 
 
-def _one_of(*words: str) -> Callable[[str], str]:
-    def read(value: str) -> str:
-        if value not in words:
-            raise ValueError(f"expected {' or '.join(map(repr, words))}")
-        return value
-
-    return read
-
-
 _TLS = ("cacertfile", "certfile", "keyfile", "verify")
-_READERS: Mapping[str, Callable[[str], Any]] = {
+_READERS: Mapping[str, Reader] = {
     "heartbeat": _whole_seconds,
-    "timeout": _seconds,
-    "queues": _one_of("quorum", "classic"),
+    "timeout": seconds(365 * 86400),
+    "queues": one_of("quorum", "classic"),
     "exchange": _exchange,
-    "consumer_timeout": _seconds,
+    "consumer_timeout": seconds(365 * 86400),
     "management": _http_url,
-    "cacertfile": _text,
-    "certfile": _text,
-    "keyfile": _text,
-    "verify": _one_of("verify_peer", "verify_none"),
+    "cacertfile": text,
+    "certfile": text,
+    "keyfile": text,
+    "verify": one_of("verify_peer", "verify_none"),
 }
-
-
-def _wrong(url: str, reason: str) -> InvalidValueError:
-    return InvalidValueError(f"transport {redact_url(url)!r}: {reason}")

@@ -11,6 +11,7 @@ from oncue.core.errors import (
     IncompatibleStoreError,
     QueueNotFoundError,
     TransportError,
+    again,
 )
 from oncue.core.redact import redact
 from oncue.transports.rabbitmq.amqp import ChannelClosed, ClosedError
@@ -38,12 +39,3 @@ def fault(error: BaseException, where: str) -> TransportError:
     if error.code == NOT_IMPLEMENTED:
         return IncompatibleStoreError(f"{where}: RabbitMQ 3.10 or newer is needed: {shown}")
     return ConnectionLostError(f"{where}: {shown}")
-
-
-def again(error: Error) -> Error:
-    """The same error once more: one object must not be raised in several places."""
-    copy = type(error).__new__(type(error), *error.args)
-    copy.args = error.args
-    copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error.__cause__
-    return copy

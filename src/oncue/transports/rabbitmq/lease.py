@@ -13,11 +13,17 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from oncue.core.errors import ConnectionLostError, InvalidValueError, LeaseLostError, PartialSendError, TransportError
+from oncue.core.errors import (
+    ConnectionLostError,
+    InvalidValueError,
+    LeaseLostError,
+    PartialSendError,
+    TransportError,
+    again,
+)
 from oncue.core.message import Message, Send, check_delay
 from oncue.transports.rabbitmq.amqp import Delivery
 from oncue.transports.rabbitmq.codec import Parcel, Received, repeat
-from oncue.transports.rabbitmq.faults import again
 from oncue.transports.rabbitmq.ladder import EXCHANGE, key_of, levels
 
 if TYPE_CHECKING:

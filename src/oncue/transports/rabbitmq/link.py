@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from oncue.core.errors import AccessDeniedError, ConnectionLostError, TransportClosedError, TransportError
+from oncue.core.errors import AccessDeniedError, ConnectionLostError, TransportClosedError, TransportError, again
 from oncue.transports.rabbitmq.address import Address
 from oncue.transports.rabbitmq.amqp import ClosedError, Connection, connect
-from oncue.transports.rabbitmq.faults import again, fault
+from oncue.transports.rabbitmq.faults import fault
 
 _log = logging.getLogger("oncue.transports.rabbitmq")
 

@@ -17,10 +17,11 @@ from oncue.core.errors import (
     StorageFullError,
     TransportClosedError,
     TransportError,
+    again,
 )
 from oncue.transports.rabbitmq.amqp import Channel, ChannelClosed, ClosedError, Connection, MalformedError, Returned
 from oncue.transports.rabbitmq.codec import Parcel
-from oncue.transports.rabbitmq.faults import again, fault
+from oncue.transports.rabbitmq.faults import fault
 from oncue.transports.rabbitmq.link import Link
 
 Done = Callable[[TransportError | None], object]
@@ -28,6 +29,7 @@ Done = Callable[[TransportError | None], object]
 
 _MOST, _LARGEST = 4096, 16 * 1024 * 1024
 """Messages, and bytes, that are under way at a time, if not one message is larger."""
+_DENIED = re.compile(r"ACCESS_REFUSED - access to exchange '([^']*)'")
 _TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 
 
@@ -229,7 +231,6 @@ class Publisher:
     def _ended(self, closed: Future[ChannelClosed]) -> None:
         """The channel is over: nobody knows what became of what is under way."""
         reason = closed.result()
-        error, limit = self._lost(reason), _TOO_LARGE.search(reason.text)
         self._channel = None
         sent, self._sent = self._sent, deque()
         self._size = 0
@@ -237,13 +238,18 @@ class Publisher:
         for entry in sent:
             if entry is not None:
                 posting, place = entry
-                queue, size = posting.parcels[place].key, len(posting.parcels[place].body)
-                if limit is not None and size > int(limit[1]):
-                    self._end(posting, MessageTooLargeError(queue, size, int(limit[1])))
-                else:
-                    self._end(posting, again(error))
+                self._end(posting, self._blame(posting.parcels[place], reason))
         if self._queue:
             self._flush_soon()
+
+    def _blame(self, parcel: Parcel, reason: ClosedError) -> TransportError:
+        """What the end of the channel means for a message: the one that is at fault is not to be tried again."""
+        limit, denied = _TOO_LARGE.search(reason.text), _DENIED.search(reason.text)
+        if limit is not None and len(parcel.body) > int(limit[1]):
+            return MessageTooLargeError(parcel.key, len(parcel.body), int(limit[1]))
+        if denied is not None and denied[1] == (parcel.exchange or "amq.default"):
+            return fault(reason, self._shown)
+        return self._lost(reason)
 
     def _lost(self, error: ClosedError) -> TransportError:
         problem = fault(error, self._shown)

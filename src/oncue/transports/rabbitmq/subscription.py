@@ -10,12 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from oncue.core.errors import TransportClosedError, TransportError
+from oncue.core.errors import TransportClosedError, TransportError, again
 from oncue.transports.base import QueueSpec
 from oncue.transports.checks import check_prefetch
 from oncue.transports.rabbitmq.amqp import Delivery
 from oncue.transports.rabbitmq.codec import decode
-from oncue.transports.rabbitmq.faults import again
 from oncue.transports.rabbitmq.intake import Intake
 from oncue.transports.rabbitmq.lease import RabbitMQLease, Stage
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from oncue.core.errors import InvalidValueError
-from oncue.core.redact import redact_url
+from oncue.transports.urls import Reader, hosts, one_of, parameters, seconds, text, wrong
 
 _TAG = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _PORT, _SENTINEL_PORT = 6379, 26379
@@ -51,16 +50,16 @@ def parse(url: str) -> Address:
     parts = urlsplit(url)
     credentials, _, places = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
-    options = _options(url, parts.query)
+    options = parameters(url, parts.query, _READERS)
     port = _SENTINEL_PORT if "sentinel" in options else _PORT
     secure = {key: value for key, value in options.items() if key.startswith("ssl_")}
     if secure and parts.scheme.lower() != "rediss":
-        raise _wrong(url, f"{min(secure)} needs 'rediss://'")
+        raise wrong(url, f"{min(secure)} needs 'rediss://'")
     database = parts.path.removeprefix("/") or "0"
     if not database.isdecimal():
-        raise _wrong(url, f"expected the number of a database after the host, not {database!r}")
+        raise wrong(url, f"expected the number of a database after the host, not {database!r}")
     return Address(
-        hosts=tuple(_host(url, place, port) for place in (places or "localhost").split(",")),
+        hosts=hosts(url, places, port),
         tls=secure if parts.scheme.lower() == "rediss" else None,
         username=unquote(username) or None,
         password=unquote(password) or None,
@@ -69,38 +68,10 @@ def parse(url: str) -> Address:
     )
 
 
-def _host(url: str, place: str, port: int) -> tuple[str, int]:
-    try:
-        found = urlsplit(f"//{place}")
-        return found.hostname or "localhost", found.port or port
-    except ValueError:
-        raise _wrong(url, f"expected a host and perhaps a port, not {place!r}") from None
-
-
-def _options(url: str, query: str) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        read = _READERS.get(name)
-        if read is None:
-            raise _wrong(url, f"unknown parameter {name!r}; known are {', '.join(_READERS)}")
-        try:
-            options[name] = read(value)
-        except ValueError as error:
-            raise _wrong(url, f"parameter {name!r}: {error}") from None
-    return options
-
-
 def _tag(value: str) -> str:
     if not _TAG.fullmatch(value):
         raise ValueError("expected up to 64 letters, digits, '.', '-' or '_'")
     return value
-
-
-def _seconds(value: str) -> float:
-    seconds = float(value)
-    if not 0 < seconds < 3600:
-        raise ValueError("expected seconds, more than 0")
-    return seconds
 
 
 def _count(value: str) -> int:
@@ -109,37 +80,21 @@ def _count(value: str) -> int:
     return int(value)
 
 
-def _text(value: str) -> str:
-    if not value:
-        raise ValueError("expected something")
-    return value
-
-
 def _flag(value: str) -> bool:
     if value.lower() not in {"true", "false", "1", "0", "yes", "no"}:
         raise ValueError("expected true or false")
     return value.lower() in {"true", "1", "yes"}
 
 
-def _checking(value: str) -> str:
-    if value not in {"required", "none"}:
-        raise ValueError("expected 'required' or 'none'")
-    return value
-
-
-_READERS: Mapping[str, Callable[[str], Any]] = {
+_READERS: Mapping[str, Reader] = {
     "tag": _tag,
-    "timeout": _seconds,
-    "sentinel": _text,
-    "sentinel_password": _text,
+    "timeout": seconds(3600),
+    "sentinel": text,
+    "sentinel_password": text,
     "replicas": _count,
-    "ssl_ca_certs": _text,
-    "ssl_certfile": _text,
-    "ssl_keyfile": _text,
+    "ssl_ca_certs": text,
+    "ssl_certfile": text,
+    "ssl_keyfile": text,
     "ssl_check_hostname": _flag,
-    "ssl_cert_reqs": _checking,
+    "ssl_cert_reqs": one_of("required", "none"),
 }
-
-
-def _wrong(url: str, reason: str) -> InvalidValueError:
-    return InvalidValueError(f"transport {redact_url(url)!r}: {reason}")

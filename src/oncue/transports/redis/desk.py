@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from oncue.core.errors import ConnectionLostError, TransportError
+from oncue.core.errors import ConnectionLostError, TransportError, again
 from oncue.transports.redis.address import Address
-from oncue.transports.redis.faults import again, fault
+from oncue.transports.redis.faults import fault
 from oncue.transports.redis.link import Command, Link
 from oncue.transports.redis.scripts import RESTORE, Script
 from oncue.transports.redis.subscription import RedisSubscription

@@ -52,12 +52,3 @@ def said(text: str, where: str) -> TransportError:
     if _OLD.search(text):
         return IncompatibleStoreError(f"{where}: Redis 6.2 or newer is needed, or a Valkey: {shown}")
     return IncompatibleStoreError(f"{where}: {shown}")
-
-
-def again(error: TransportError) -> TransportError:
-    """The same error once more: one object must not be raised in several places."""
-    copy = type(error).__new__(type(error), *error.args)
-    copy.args = error.args
-    copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error.__cause__
-    return copy

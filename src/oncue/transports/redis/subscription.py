@@ -17,11 +17,11 @@ from oncue.core.errors import (
     QueueNotFoundError,
     TransportClosedError,
     TransportError,
+    again,
 )
 from oncue.core.message import Message, Send
 from oncue.transports.checks import check_prefetch
 from oncue.transports.redis.codec import decode
-from oncue.transports.redis.faults import again
 from oncue.transports.redis.turn import Claim, Kind, Settle, microseconds, parcels_of
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from oncue.core.errors import LeaseLostError, QueueNotFoundError, TransportError
+from oncue.core.errors import LeaseLostError, QueueNotFoundError, TransportError, again
 from oncue.core.message import Send, check_delay
 from oncue.transports.redis.codec import encode
-from oncue.transports.redis.faults import again, fault, said
+from oncue.transports.redis.faults import fault, said
 from oncue.transports.redis.scripts import TURN
 
 if TYPE_CHECKING:

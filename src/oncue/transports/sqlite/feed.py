@@ -185,15 +185,6 @@ class Port:
         return True
 
 
-def again(error: TransportError) -> TransportError:
-    """The same error once more: one object must not be raised in several places."""
-    copy = type(error).__new__(type(error), *error.args)
-    copy.args = error.args
-    copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error.__cause__
-    return copy
-
-
 def _settle(requests: Sequence[Request], feeds: Sequence[tuple[Feed, TransportError | None]]) -> None:
     for request in requests:
         future = request.future

@@ -16,11 +16,12 @@ from oncue.core.errors import (
     LeaseLostError,
     TransportClosedError,
     TransportError,
+    again,
 )
 from oncue.core.message import Send, check_delay
 from oncue.transports.checks import check_prefetch, encode_head
 from oncue.transports.sqlite.clock import steady
-from oncue.transports.sqlite.feed import Feed, Grant, Kind, Request, Stage, again
+from oncue.transports.sqlite.feed import Feed, Grant, Kind, Request, Stage
 from oncue.transports.sqlite.store import Row, Store
 
 if TYPE_CHECKING:

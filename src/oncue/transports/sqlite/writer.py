@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from oncue.core.errors import ConnectionLostError, QueueNotFoundError, TransportClosedError, TransportError
+from oncue.core.errors import ConnectionLostError, QueueNotFoundError, TransportClosedError, TransportError, again
 from oncue.transports.sqlite.batch import LOAD, Batch
 from oncue.transports.sqlite.clock import ORIGIN, steady, wall
-from oncue.transports.sqlite.feed import Feed, Grant, Kind, Port, Request, Stage, again
+from oncue.transports.sqlite.feed import Feed, Grant, Kind, Port, Request, Stage
 from oncue.transports.sqlite.file import BUSY, mapped, place_of
 from oncue.transports.sqlite.schema import MIGRATIONS, READY, open_store, reopen_store
 from oncue.transports.sqlite.store import Change, Queue, Store
