@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +58,11 @@ async def refuse(peer: Peer) -> None:
     peer.say(commands.Connection.Close(403, "ACCESS_REFUSED", 0, 0))
 
 
+async def welcome_and_refuse(peer: Peer) -> None:
+    await peer.greet(beat=1)
+    peer.say(commands.Connection.Close(320, "CONNECTION_FORCED", 0, 0))
+
+
 async def cut_it(peer: Peer) -> None:
     peer.writer.write(frame.marshal(commands.Connection.Start(0, 9, {}, "PLAIN", "en_US"), 0)[:20])
     await peer.writer.drain()
@@ -71,13 +77,14 @@ async def cut_it(peer: Peer) -> None:
         (take_no_passwords, 0, "no passwords, only EXTERNAL"),
         (challenge, 501, "Connection.Secure"),
         (refuse, 403, "ACCESS_REFUSED"),
+        (welcome_and_refuse, 320, "CONNECTION_FORCED"),
         (cut_it, 0, "the connection was lost"),
     ],
 )
 @on_each_loop
 async def test_a_server_that_cannot_be_used_is_told_by_a_word(behave: Callable[..., Any], code: int, text: str) -> None:
     async with listening() as (endpoint, accepted):
-        connecting = asyncio.create_task(connect(endpoint))
+        connecting = asyncio.create_task(connect(msgspec.structs.replace(endpoint, heartbeat=1)))
         await behave(await soon(accepted))
         with pytest.raises(ConnectionClosed, match=text) as caught:
             await soon(connecting)
@@ -486,6 +493,26 @@ async def test_consuming_that_fails_says_why(how: str) -> None:
             peer.say(commands.Channel.Close(404, "NOT_FOUND - no queue", 60, 20), channel=1)
         with pytest.raises(ClosedError, match="no queue" if how == "refused" else "lost"):
             await soon(task)
+
+
+@on_each_loop
+async def test_what_nobody_waits_for_any_more_ends_without_a_complaint() -> None:
+    troubles: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
+    async with connected() as (connection, peer):
+        channel = await peer.open(connection)
+        tag = await soon(consuming(peer, channel, [], []))
+        tasks = [asyncio.create_task(channel.cancel(tag)), asyncio.create_task(channel.confirm())]
+        tasks += [asyncio.create_task(channel.consume("queue", print, print, prefetch=1))]
+        await soon(peer.hear("Basic.Cancel"))
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        connection.abort()
+    await asyncio.sleep(0)
+    del channel, connection, tasks, task
+    gc.collect()
+    assert troubles == []
 
 
 async def consuming(peer: Peer, channel: Channel, got: list[Any], ended: list[str]) -> str:

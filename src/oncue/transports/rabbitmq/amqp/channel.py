@@ -98,6 +98,7 @@ class Channel:
     def _ask(self, request: Frame) -> asyncio.Future[Any]:
         self._check()
         answer = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # there may be nobody to take it
         self._calls.append((frame.marshal(request, self.number), request.valid_responses, answer))
         if len(self._calls) == 1:
             self._connection.send(self._calls[0][0])
@@ -203,7 +204,9 @@ class Channel:
 
     async def cancel(self, consumer_tag: str) -> None:
         """End a consumer, also if cancelled. Until this returns messages may be delivered; later ones go back to the queue."""
-        await asyncio.shield(self._ask(commands.Basic.Cancel(consumer_tag=consumer_tag)))
+        answer = self._ask(commands.Basic.Cancel(consumer_tag=consumer_tag))
+        await asyncio.wait([answer])
+        answer.result()
 
     async def get(self, queue: str) -> Delivery | None:
         """One message of a queue, which is to be acknowledged, or None; if cancelled, it goes back to the queue."""

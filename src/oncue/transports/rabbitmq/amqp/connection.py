@@ -136,6 +136,7 @@ class Connection(asyncio.Protocol):
         self._check()
         self._answer = self._loop.create_future()
         answer = await self._answer
+        self._check()
         if answer.name != name:
             raise ConnectionClosed(FRAME_ERROR, f"the server said {answer.name} where {name} was due")
         return answer
