@@ -31,7 +31,7 @@ class Desk:
         self._registry = Registry(self._calls, self.publisher)
         self._ladder = Ladder(self._calls, address.queues or "quorum")
         self.publisher.on_lost = self._ladder.forget
-        self.queues = Queues(address, self._calls, self._registry, self._ladder)
+        self.queues = Queues(address, self._calls, self.publisher, self._registry, self._ladder)
 
     async def parcels(self, sends: Sequence[Send]) -> Sequence[Parcel]:
         """What is to be published for `sends`, once what their delays need is there.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future
 from collections.abc import Callable
-
-from pamqp import commands
+from contextlib import suppress
 
 from oncue.core.errors import ConnectionLostError, QueueNotFoundError, TransportError
 from oncue.transports.rabbitmq.amqp import Channel, ChannelClosed, ClosedError, Delivery
@@ -15,9 +14,7 @@ from oncue.transports.rabbitmq.link import Link
 
 _MOST = 8
 """Consumers. Room is added by a further one, because the server tells none of new room that it has."""
-_STILL = 0.1
-"""Seconds after which whatever was under way has come."""
-_REACTION = 0.005
+_STILL = 0.05
 """Seconds in which the server hands out what there has just become room for."""
 
 
@@ -50,11 +47,16 @@ class Intake:
         self._channel: Channel | None = None
         self._consumers: dict[str, int] = {}
         self._unsettled: dict[int, str] = {}
-        self._orphans = 0  # unsettled ones of consumers that are no more
+        self._orphans: set[int] = set()  # unsettled ones of consumers that are no more
+        self._disowned: set[int] = set()
+        self._taken = 0  # unsettled ones of consumers that are there
+        self._lacking = False
         self._acks: set[int] = set()
         self._nacks: list[int] = []
         self._holding = False
+        self._asked = 0  # how much the consumer is for that is being made
         self._stirred = 0.0
+        self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -73,13 +75,18 @@ class Intake:
         if consumer is not None:
             self._acks.add(tag)
             self._write_soon()
-            self._gone(consumer)
+            self._gone(tag, consumer)
 
     def requeue(self, tag: int) -> None:
         """Give a message back to the queue, which counts it."""
         if tag in self._unsettled:
             self._nacks.append(tag)
             self._write_soon()
+
+    def disown(self, tag: int) -> None:
+        """A message is on its way back, and takes up no room that others may be asked for."""
+        self._disowned.add(tag)
+        self._orphans.discard(tag)
 
     async def stop(self) -> None:
         """Take nothing more; when this returns nothing more comes. What came can still be settled."""
@@ -98,9 +105,12 @@ class Intake:
 
     # Inside
 
-    def _gone(self, consumer: str) -> None:
-        if consumer not in self._consumers:
-            self._orphans -= 1
+    def _gone(self, tag: int, consumer: str) -> None:
+        self._disowned.discard(tag)
+        if consumer in self._consumers:
+            self._taken -= 1
+        elif tag in self._orphans:
+            self._orphans.discard(tag)
             self._adjust_soon()
 
     def _write_soon(self) -> None:
@@ -116,23 +126,33 @@ class Intake:
         nacks, self._nacks = self._nacks, []
         self._stirred = self._loop.time()
         try:
-            if acks:
-                first = next(iter(self._unsettled), None)  # those that are to go back are still among them
-                before = [tag for tag in acks if first is None or tag < first]
-                if before:
-                    channel.ack(max(before), multiple=len(before) > 1)
-                for tag in sorted(acks.difference(before)):
-                    channel.ack(tag)
+            first = next(iter(self._unsettled), None)  # those that are to go back are still among them
+            before = [tag for tag in acks if first is None or tag < first]
+            if before:
+                channel.ack(max(before), multiple=len(before) > 1)
+            for tag in sorted(acks.difference(before)):
+                channel.ack(tag)
             for tag in nacks:
                 channel.nack(tag)
         except ClosedError:
             return  # of the end of the channel all are told
         for tag in nacks:
-            self._gone(self._unsettled.pop(tag))
+            self._gone(tag, self._unsettled.pop(tag))
+
+    def _begun(self, consumer: str) -> None:
+        """It is there: the answer that says so, or its first message, whichever is seen first."""
+        if self._asked and consumer not in self._consumers:
+            self._consumers[consumer] = self._asked
+            self._asked = 0
 
     def _deliver(self, delivery: Delivery) -> None:
+        self._begun(delivery.consumer_tag)
         self._unsettled[delivery.tag] = delivery.consumer_tag
+        self._taken += 1
         self._stirred = self._loop.time()
+        self._news.set()
+        if self._lacking:
+            self._adjust_soon()
         self._arrived(delivery)
 
     def _adjust_soon(self) -> None:
@@ -141,12 +161,14 @@ class Intake:
 
     def _step(self) -> int | None:
         """What to do next: take so many more, or with 0 no more from any consumer; None when all is as it should be."""
-        granted = sum(self._consumers.values()) + self._orphans
-        lacking = self._limit - granted
+        asked = sum(self._consumers.values())
+        lacking = self._limit - asked - len(self._orphans)
         if lacking < 0:
             return 0 if self._consumers else None
-        few = 1 if not self._consumers else max(1, self._limit // 4)
-        if lacking < few or not self._limit:
+        # A consumer for each single one that is lacking would be many, so as long as there is room they can wait.
+        few = 1 if self._taken >= asked else max(1, self._limit // 4)
+        self._lacking = 0 < lacking < few
+        if lacking < few:
             return None
         return lacking if len(self._consumers) < _MOST else 0
 
@@ -155,17 +177,19 @@ class Intake:
             while (step := self._step()) is not None:
                 channel = self._channel or await self._open()
                 if step:
+                    self._asked = step
                     tag = await channel.consume(self._queue, self._deliver, self._cancelled, prefetch=step)
                     if self._channel is channel:
-                        self._consumers[tag] = step
+                        self._begun(tag)
                     continue
                 self._holding = True
-                await self._wait_until_still(channel)
+                await self._wait_until_still()
                 for tag in list(self._consumers):
                     await channel.cancel(tag)
                 if self._channel is channel:
                     self._consumers.clear()
-                    self._orphans = len(self._unsettled)
+                    self._taken = 0
+                    self._orphans = self._unsettled.keys() - self._disowned
                     self._holding = False
                     self._write()
         except (ClosedError, TransportError) as error:
@@ -177,13 +201,17 @@ class Intake:
             self._task = None
         self._adjusted()
 
-    async def _wait_until_still(self, channel: Channel) -> None:
-        granted = sum(self._consumers.values()) + self._orphans
-        unsettled = len(self._unsettled) + len(self._acks)
-        if unsettled < granted and self._loop.time() - self._stirred < _STILL:
-            asked = self._loop.time()
-            await channel.call(commands.Basic.Qos(prefetch_count=0))
-            await asyncio.sleep(_REACTION + 2 * (self._loop.time() - asked))
+    async def _wait_until_still(self) -> None:
+        """Return when the consumers have all that they asked for, or nothing has happened for a while."""
+        asked = sum(self._consumers.values())
+        while self._taken + len(self._acks) < asked:
+            left = self._stirred + _STILL - self._loop.time()
+            if left <= 0 or self._channel is None:
+                return
+            self._news.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._news.wait()
 
     async def _open(self) -> Channel:
         connection = await self._link.connection()
@@ -201,6 +229,7 @@ class Intake:
     def _end(self, error: TransportError) -> None:
         channel, self._channel = self._channel, None
         self._limit = 0
+        self._news.set()
         self._forget()
         if channel is not None:
             channel.leave()
@@ -212,4 +241,7 @@ class Intake:
         self._acks.clear()
         self._nacks.clear()
         self._holding = False
-        self._orphans = 0
+        self._asked = self._taken = 0
+        self._lacking = False
+        self._orphans.clear()
+        self._disowned.clear()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from pamqp import commands
@@ -21,11 +22,13 @@ from oncue.core.message import Message
 from oncue.transports.base import QueueSpec
 from oncue.transports.checks import check_equal
 from oncue.transports.rabbitmq.address import ASYA, Address
-from oncue.transports.rabbitmq.amqp import ChannelClosed, ClosedError
+from oncue.transports.rabbitmq.amqp import Channel, ChannelClosed, ClosedError, Delivery
 from oncue.transports.rabbitmq.calls import Calls
-from oncue.transports.rabbitmq.codec import decode
+from oncue.transports.rabbitmq.codec import Parcel, Received, decode, repeat
 from oncue.transports.rabbitmq.faults import PRECONDITION, fault
 from oncue.transports.rabbitmq.ladder import Ladder
+from oncue.transports.rabbitmq.lease import SUSPECT
+from oncue.transports.rabbitmq.publisher import Publisher
 from oncue.transports.rabbitmq.registry import Record, Registry
 
 _log = logging.getLogger("oncue.transports.rabbitmq")
@@ -41,6 +44,8 @@ MOST_PEEKED = 10_000
 _LAST_RITES = 0.1
 """Seconds in which consumers are told that their queue is gone. One of the same name that is there sooner keeps the server from
 telling them, and they would wait for ever."""
+_FORGETFUL = 0.1
+"""Seconds within which a channel of the server that is closed may forget what was acknowledged, where that are many messages."""
 _ADOPTED = 8
 """So many settings of a foreign queue are taken over, one after the other."""
 
@@ -48,9 +53,12 @@ _ADOPTED = 8
 class Queues:
     """Asks over `calls`, and keeps what it does in `registry`."""
 
-    def __init__(self, address: Address, calls: Calls, registry: Registry, ladder: Ladder) -> None:
+    def __init__(
+        self, address: Address, calls: Calls, publisher: Publisher, registry: Registry, ladder: Ladder
+    ) -> None:
         self._address = address
         self._calls = calls
+        self._publisher = publisher
         self._registry = registry
         self._ladder = ladder
         self._exchange: str | None = None
@@ -81,7 +89,7 @@ class Queues:
         if there is not None and there.consumer_count:
             await asyncio.sleep(_LAST_RITES)
 
-    async def list(self) -> Sequence[QueueSpec]:
+    async def declared(self) -> Sequence[QueueSpec]:
         """Those that were declared and are there, by name."""
         known = dict(await self._registry.read())
         counts = await asyncio.gather(*map(self._count, known))
@@ -106,21 +114,41 @@ class Queues:
         return dropped
 
     async def look(self, name: str, limit: int) -> Sequence[Message]:
-        """The first messages. They are hidden from others meanwhile, and go back as if a consumer had died."""
+        """The first messages. They are hidden from others meanwhile, and then go back as if a consumer had died.
+
+        Those that would become suspects by being looked at once more are published anew instead, behind all others.
+        """
+        spec = await self.get(name)
         try:
             connection = await self._calls.link.connection()
             channel = await connection.channel()
-            found: list[Message] = []
-            while len(found) < min(limit, MOST_PEEKED):
-                delivery = await channel.get(name)
-                if delivery is None:
-                    break
-                found.append(decode(delivery).message)
-            await channel.close()
+            try:
+                found = await self._take(channel, name, min(limit, MOST_PEEKED))
+                marked = [(delivery, received) for delivery, received in found if received.lost + 1 >= SUSPECT]
+                anew = [
+                    Parcel("", name, repeat(delivery, received, retention=spec.retention), delivery.body)
+                    for delivery, received in marked
+                ]
+                if anew:
+                    with suppress(TransportError):  # then they are counted after all
+                        await self._publisher.send(anew)
+                        for delivery, _ in marked:
+                            channel.ack(delivery.tag)
+                        await asyncio.sleep(_FORGETFUL)
+            finally:
+                await channel.close()
         except ClosedError as error:
             raise fault(error, self._address.shown) from error
-        else:
-            return found
+        return [received.message for _, received in found]
+
+    async def _take(self, channel: Channel, name: str, limit: int) -> list[tuple[Delivery, Received]]:
+        found: list[tuple[Delivery, Received]] = []
+        while len(found) < limit:
+            delivery = await channel.get(name)
+            if delivery is None:
+                break
+            found.append((delivery, decode(delivery)))
+        return found
 
     async def _count(self, name: str) -> int | None:
         there = await self._status(name)

@@ -196,7 +196,7 @@ class RabbitMQSubscription:
 
     def _take_one_more(self) -> None:
         self._resume = None
-        self._careful = len(self._leases) + 1
+        self._careful = self._held + len(self._buffer) + 1
         self._aim()
 
     def _go_on(self) -> None:
@@ -240,6 +240,7 @@ class RabbitMQSubscription:
     def _return(self, lease: RabbitMQLease) -> None:
         """Give back what nobody has seen, once it does not come to us again at once."""
         lease.stage = Stage.RETURNING
+        self._intake.disown(lease.delivery.tag)
         if self._intake.adjusting:
             self._returns.append(lease)
         else:

@@ -83,7 +83,7 @@ class RabbitMQTransport:
 
     async def queues(self) -> Sequence[QueueSpec]:
         self._check_open()
-        return await self.desk.queues.list()
+        return await self.desk.queues.declared()
 
     async def send(self, *sends: Send) -> None:
         self._check_open()
