@@ -33,29 +33,23 @@ async def lose_all(url: str, count: int, times: int = 1, queue: str = "work") ->
 
 
 @KINDS
-async def test_what_is_settled_in_one_moment_in_different_ways_is_settled_each_in_its_own(
-    url: str, options: str
-) -> None:
-    """An acknowledgement of many at once must not take along one in the middle that goes another way."""
-    async with opened(url + options, lease=0.4) as transport:
+async def test_an_acknowledgement_of_many_takes_along_none_that_goes_another_way(url: str, options: str) -> None:
+    async with opened(url + options) as transport:
         await transport.send(*sends(9))
         async with transport.subscribe("work", prefetch=9) as subscription:
-            leases = {lease.message.id: lease for lease in [await receive(subscription) for _ in range(9)]}
-            for number in "01278":
-                await leases[number].extend(60)
-            await asyncio.sleep(0.3)
-            kept = [leases[number].extend(60) for number in "6"]
-            await asyncio.gather(*kept)
-            while leases["5"].until > asyncio.get_running_loop().time():  # type: ignore[attr-defined]
-                await asyncio.sleep(0)
-            # At this moment the leases of 3, 4 and 5 run out, and all others are acknowledged but for one.
-            await asyncio.gather(*(leases[number].ack() for number in "8270"), leases["1"].nack(), leases["6"].ack())
+            assert isinstance(subscription, RabbitMQSubscription)
+            leases = [await subscription.receive() for _ in range(9)]
+            for number in (0, 1, 3, 6, 7, 8):  # in one turn of the loop, and so in as few frames as there can be
+                await leases[number].ack()
+            subscription.requeue(leases[4])  # as the end of its lease does
+            subscription.requeue(leases[2])
+            await leases[5].nack()
             found = {}
-            for _ in range(4):
+            for _ in range(3):
                 lease = await receive(subscription)
                 found[lease.message.id] = lease.attempt
                 await lease.ack()
-        assert found == {"1": 2, "3": 2, "4": 2, "5": 2}
+        assert found == {"2": 2, "4": 2, "5": 2}
         assert (await transport.depth("work")).ready == 0
 
 
@@ -204,13 +198,11 @@ async def test_a_suspect_that_takes_long_keeps_nobody_from_working_on_others(url
         async with transport.subscribe("work", prefetch=20) as subscription:
             suspect = await receive(subscription)
             assert suspect.attempt == 3
-            done = 0
             await sender.send(*sends(60, first=100))
-            while done < 60:
-                lease = await receive(subscription)
-                assert lease.attempt == 1
-                await lease.ack()
-                done += 1
+            for _ in range(4):
+                leases = [await receive(subscription) for _ in range(15)]
+                assert {lease.attempt for lease in leases} == {1}
+                await asyncio.gather(*(lease.ack() for lease in leases))
             await suspect.ack()
             second = await receive(subscription)
             assert second.attempt == 3
