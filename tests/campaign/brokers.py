@@ -17,6 +17,7 @@ class Broker(Protocol):
     """A server whose data are on disk before it answers, and outlive `kill`."""
 
     once: ClassVar[bool]  # whether it settles and sends in one step, so that nothing may come twice
+    quiet: ClassVar[float]  # seconds without a change after which nothing more can come, where not all can be counted
     folder: Path
 
     @property
@@ -32,6 +33,7 @@ class Broker(Protocol):
 
 class Redis(RedisServer):
     once = True
+    quiet = 0.0
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, fsync="always")
@@ -45,6 +47,7 @@ class Redis(RedisServer):
 
 class RabbitMQ(RabbitMQServer):
     once = False  # what is sent with an acknowledgement is confirmed first, and may be sent again after a crash
+    quiet = 200.0  # for so long the server waits for itself, before it moves again what was due when it was killed
 
     @property
     def url(self) -> str:

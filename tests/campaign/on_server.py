@@ -35,8 +35,6 @@ QUEUES = ("asya-carry", "asya-hand_on")
 LANDED, DEAD = "asya-landed", "asya-carry-dlq"
 PATIENCE = 180.0
 """Seconds in which all has to come to an end when nothing is sent any more."""
-QUIET = 15.0
-"""Seconds in which nothing changes before a broker that cannot count all is believed to be done."""
 
 
 class ServerCrew(Crew):
@@ -94,7 +92,7 @@ async def campaign(broker: Broker, options: argparse.Namespace, chance: random.R
                 reported = time.monotonic()
                 print(f"{reported - started:.0f} s: {crew.done}", flush=True)
         await crew.end_sending()
-        await all_done(transport)
+        await all_done(transport, broker.quiet)
     finally:
         await crew.end()
     print(f"{time.monotonic() - started:.0f} s: {crew.done}", flush=True)
@@ -120,11 +118,10 @@ async def rest(transport: Transport, queue: str) -> AsyncIterator[Message]:
                 yield lease.message
 
 
-async def all_done(transport: Transport) -> None:
-    """Wait until nothing is under way any more."""
-    counted = {"ready", "leased", "delayed"} <= transport.features.depth
+async def all_done(transport: Transport, quiet: float) -> None:
+    """Wait until nothing is under way any more: nothing waits in a queue, and nothing has changed for `quiet` seconds."""
     before, since = None, time.monotonic()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(PATIENCE + quiet):
         while True:
             try:
                 depths = [await transport.depth(queue) for queue in (*QUEUES, LANDED, DEAD)]
@@ -133,10 +130,9 @@ async def all_done(transport: Transport) -> None:
                 depths = None
             if depths != before or depths is None:
                 before, since = depths, time.monotonic()
-            elif not any(depth.ready or depth.leased or depth.delayed for depth in depths[: len(QUEUES)]) and (
-                counted or time.monotonic() - since > QUIET
-            ):
-                return
+            elif not any(depth.ready or depth.leased or depth.delayed for depth in depths[: len(QUEUES)]):
+                if time.monotonic() - since >= quiet:
+                    return
             await asyncio.sleep(0.1)
 
 
@@ -158,7 +154,10 @@ def main(argv: Sequence[str]) -> int:
         try:
             asyncio.run(campaign(broker, options, random.Random(seed), ledger))
         except TimeoutError:
-            print(f"campaign: messages were under way after {PATIENCE:g} seconds (seed {seed})", file=sys.stderr)
+            print(
+                f"campaign: messages were under way after {PATIENCE + kind.quiet:g} seconds (seed {seed})",
+                file=sys.stderr,
+            )
             return 1
         finally:
             broker.close()
