@@ -25,7 +25,7 @@ from oncue.core.envelope import decode_envelope
 from oncue.core.errors import TransportError
 from oncue.core.message import Message
 from oncue.transports import open_transport
-from oncue.transports.base import QueueSpec, Transport
+from oncue.transports.base import Depth, QueueSpec, Transport
 
 from .brokers import BROKERS, Broker
 from .crew import Crew
@@ -130,10 +130,14 @@ async def all_done(transport: Transport, quiet: float) -> None:
                 depths = None
             if depths != before or depths is None:
                 before, since = depths, time.monotonic()
-            elif not any(depth.ready or depth.leased or depth.delayed for depth in depths[: len(QUEUES)]):
-                if time.monotonic() - since >= quiet:
-                    return
+            elif time.monotonic() - since >= quiet and not any(map(busy, depths[: len(QUEUES)])):
+                return
             await asyncio.sleep(0.1)
+
+
+def busy(depth: Depth) -> bool:
+    """Whether there is something in it that one knows of."""
+    return bool(depth.ready or depth.leased or depth.delayed)
 
 
 def main(argv: Sequence[str]) -> int:
