@@ -125,7 +125,11 @@ class RabbitMQServer:
             self._daemon.wait(_START)
 
     def freeze(self) -> None:
+        """Return when it does nothing more."""
         os.kill(self.pid, signal.SIGSTOP)
+        threads = Path(f"/proc/{self.pid}/task")
+        while any(_state(thread) not in "Tt" for thread in threads.glob("*/stat")):
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -203,6 +207,10 @@ class RabbitMQServer:
             connection.sendall(b"AMQP\0\0\x09\x01")
             return bool(connection.recv(1)) and (not self._plugins or bool(self.request("GET", "overview")))
         return False
+
+
+def _state(thread: Path) -> str:
+    return thread.read_text(encoding="utf-8", errors="replace").rpartition(") ")[2][:1]
 
 
 def request(management: str, method: str, path: str, document: Mapping[str, Any] | None = None) -> Any:

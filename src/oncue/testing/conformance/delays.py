@@ -169,13 +169,14 @@ class Delays(TransportCases):
         """T43: and not sooner, and never while somebody works on them."""
         transport = await self.connect()
         need(transport.features.retention, "this transport drops nothing for its age")
-        queue = await self.declare(transport, retention=2 * self.lease)
+        retention = max(2 * self.lease, 4 * self.tolerance)
+        queue = await self.declare(transport, retention=retention)
         await transport.send(*sends(queue, ["held", "old"]))
         async with transport.subscribe(queue, prefetch=1) as subscription:
             held = await self.receive(subscription)
-            await asyncio.sleep(self.lease)
+            await asyncio.sleep(retention / 2)
             await transport.send(*sends(queue, ["young"]))
-            await asyncio.sleep(self.lease + self.tolerance)
+            await asyncio.sleep(retention / 2 + self.tolerance)
             await self.assert_depth(transport, queue, ready=1, leased=1)
             await held.ack()
             assert (await self.receive(subscription)).message.body == b"young"
