@@ -7,7 +7,7 @@ import logging
 
 from oncue.core.errors import AccessDeniedError, ConnectionLostError, TransportClosedError, TransportError, again
 from oncue.transports.rabbitmq.address import Address
-from oncue.transports.rabbitmq.amqp import ClosedError, Connection, connect
+from oncue.transports.rabbitmq.amqp import ClosedError, Connection, ConnectionClosed, connect
 from oncue.transports.rabbitmq.faults import fault
 
 _log = logging.getLogger("oncue.transports.rabbitmq")
@@ -66,8 +66,12 @@ class Link:
             self._pause = _FIRST_PAUSE
         finally:
             self._not_before = loop.time() + self._pause
-        connection.closed.add_done_callback(lambda closed: _log.info("the connection is over: %s", closed.result()))
+        connection.closed.add_done_callback(self._over)
         return connection
+
+    def _over(self, closed: asyncio.Future[ConnectionClosed]) -> None:
+        if not self._closed:
+            _log.info("the connection was lost: %s", closed.result())
 
     async def _reach(self) -> Connection:
         """A connection to the first server that takes us."""
