@@ -19,7 +19,7 @@ def url(server: RabbitMQServer) -> str:
     return server.vhost()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQServer]:
     """A server that may be stopped and killed, if it is started again."""
     server = RabbitMQServer(tmp_path_factory.mktemp("mortal"), management=False)

@@ -14,6 +14,8 @@ _log = logging.getLogger("oncue.transports.rabbitmq")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 """Seconds between attempts to connect, which double."""
+_GOODBYE = 3.0
+"""Seconds that the server may take to say goodbye."""
 
 
 class Link:
@@ -52,7 +54,7 @@ class Link:
             self._attempt.cancel()
             await asyncio.wait([self._attempt])
         if self._connection is not None:
-            await self._connection.close(self.address.timeout)
+            await self._connection.close(min(self.address.timeout, _GOODBYE))
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
