@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from oncue.core.errors import InvalidValueError, MessageTooLargeError
 from oncue.core.message import Message, Send
+from oncue.transports.rabbitmq import codec
 from oncue.transports.rabbitmq.address import Address, parse
-from oncue.transports.rabbitmq.amqp import Delivery, decode_properties, encode_properties
+from oncue.transports.rabbitmq.amqp import Delivery, MalformedError, decode_properties, encode_properties
 from oncue.transports.rabbitmq.codec import MAX_BODY, Received, decode, encode, repeat
 from oncue.transports.rabbitmq.ladder import LONGEST, key_of, levels
 
@@ -160,6 +162,19 @@ def test_messages_of_other_programs_are_read_as_well_as_they_can_be() -> None:
     other = decode(delivered(encode_properties(timestamp=2), b"{}"))
     assert received.message.id == again.message.id != other.message.id
     assert decode(delivered(b"\xff\xff", b"x")).message.body == b"x"
+
+
+def test_what_cannot_be_written_again_costs_no_more_than_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    strange = delivered(encode_properties(headers={"strange": {"in": "it"}, "plain": "yes"}, message_id="1"), b"body")
+
+    def refuse(**properties: Any) -> bytes:
+        if "strange" in properties["headers"]:
+            raise MalformedError("a value of a kind that is not known here")
+        return encode_properties(**properties)
+
+    monkeypatch.setattr(codec, "encode_properties", refuse)
+    again = decode(delivered(repeat(strange, decode(strange), retention=None), b"body"))
+    assert again.message == Message(b"body", "1", {"plain": "yes"})
 
 
 def test_what_is_kept_for_a_time_has_what_is_left_of_it_when_it_is_given_back() -> None:

@@ -142,7 +142,12 @@ def repeat(delivery: Delivery, received: Received, *, retention: float | None, d
     new = msgspec.structs.replace(
         old, headers=headers, delivery_mode=2, message_id=id, timestamp=sent, expiration=expiration, user_id=None
     )
-    return encode_properties(**msgspec.structs.asdict(new))
+    fields = msgspec.structs.asdict(new)
+    try:
+        return encode_properties(**fields)
+    except MalformedError:  # values that other programs can write and this client cannot
+        fields["headers"] = {name: value for name, value in headers.items() if isinstance(value, str | int | float)}
+        return encode_properties(**fields)
 
 
 @lru_cache(1000)

@@ -38,6 +38,7 @@ class Link:
             return self._connection
         if self._attempt is None or self._attempt.done():
             self._attempt = asyncio.create_task(self._connect())
+            self._attempt.add_done_callback(_nobody_may_wait)
         attempt = self._attempt
         await asyncio.wait([attempt])
         if attempt.cancelled():
@@ -89,3 +90,9 @@ class Link:
                 if isinstance(problem, AccessDeniedError):
                     break
         raise problem
+
+
+def _nobody_may_wait(attempt: asyncio.Task[Connection]) -> None:
+    """All who asked were cancelled, perhaps; then nobody has to hear of it."""
+    if not attempt.cancelled():
+        attempt.exception()
