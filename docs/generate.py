@@ -32,7 +32,7 @@ FEATURES = {
     "max_body": "largest body",
     "headers": "headers",
     "depth": "exact depth of",
-    "peek": "peek",
+    "peek": "looking hides and counts nothing",
     "retention": "messages that are too old are dropped",
 }
 """What each field of `Features` is called in the capability table."""

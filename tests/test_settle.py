@@ -83,9 +83,14 @@ class World:
 
 
 async def new_world(
-    *queues: str, on_dead: OnDead = no_sends, max_body: int | None = None, lease: float = 60.0
+    *queues: str,
+    on_dead: OnDead = no_sends,
+    max_body: int | None = None,
+    longest_delay: float | None = None,
+    lease: float = 60.0,
 ) -> World:
-    inner = MemoryTransport(MemoryStore(), msgspec.structs.replace(FEATURES, max_body=max_body))
+    features = msgspec.structs.replace(FEATURES, max_body=max_body, longest_delay=longest_delay)
+    inner = MemoryTransport(MemoryStore(), features)
     for queue in queues or ("q-dlq", "next", "reply"):
         await inner.declare(QueueSpec(name=queue))
     await inner.declare(QueueSpec(name="q", lease=lease))
@@ -100,6 +105,14 @@ def in_virtual_time(scenario: Callable[..., Coroutine[Any, Any, None]]) -> Calla
 
 
 # What each outcome comes to.
+
+
+@in_virtual_time
+async def test_a_retry_waits_no_longer_than_the_transport_can() -> None:
+    world = await new_world(longest_delay=900.0)
+    assert await world.settle(Retry(FAILURE, 3600.0)) == Retry(FAILURE, 900.0)
+    (retried,) = world.heard
+    assert isinstance(retried, MessageRetried) and retried.delay == 900.0
 
 
 @in_virtual_time

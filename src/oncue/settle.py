@@ -64,14 +64,18 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     events: Events
 
     def decide(self, outcome: Outcome, attempt: int) -> Outcome:
-        """The outcome with the retry policy applied: a `Retry` has its delay, or is `Dead` when attempts are used up."""
+        """The outcome with the retry policy applied: a `Retry` has its delay, or is `Dead` when attempts are used up.
+
+        A delay that the transport cannot do is shortened to its longest.
+        """
         if not isinstance(outcome, Retry):
             return outcome
         decided = self.retry.decide(attempt, outcome.failure)
         if isinstance(decided, Dead):
             return decided
         delay = outcome.delay if outcome.delay is not None else decided.delay
-        return Retry(outcome.failure, min(delay or 0.0, LONGEST_DELAY))
+        longest = self.transport.features.longest_delay
+        return Retry(outcome.failure, min(delay or 0.0, LONGEST_DELAY if longest is None else longest))
 
     async def settle(self, lease: Lease, outcome: Outcome, seconds: float) -> Outcome | None:
         """End `lease` as `outcome` says; return what it was in the end, or None when the lease was lost.
