@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 ENVIRONMENT = "ONCUE_TEST_REDIS_URL"
 _START = 20.0
+_PORTS = range(12_000, 22_000)
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, and low enough for the nodes of a cluster, which use the one 10,000 above as well."""
+    """A port that was free a moment ago, and that no outgoing connection is given: a server may take seconds to get to it.
+
+    It leaves room for the nodes of a cluster, which use the one 10,000 above as well.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 55_000:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
 
 
