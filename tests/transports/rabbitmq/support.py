@@ -9,22 +9,16 @@ from typing import Any
 
 from pamqp import commands
 from transports.redis.support import Proxy
+from transports.words import SOON, receive
 
-from oncue.core.errors import ConnectionLostError, LeaseLostError, QueueNotFoundError
-from oncue.core.message import Message, Send
-from oncue.transports.base import Lease, QueueSpec, Subscription, Transport
+from oncue.core.errors import LeaseLostError, QueueNotFoundError
+from oncue.transports.base import QueueSpec, Transport
 from oncue.transports.rabbitmq import open_rabbitmq
 from oncue.transports.rabbitmq.address import parse
 from oncue.transports.rabbitmq.amqp import Channel, Delivery, connect, encode_properties
 
-SOON = 15.0
-"""Seconds that a test waits for what has to happen at once, before it fails."""
 QUIET = 0.3
 """Seconds in which nothing comes from a queue that is empty."""
-
-
-def sends(count: int, queue: str = "work", first: int = 0) -> list[Send]:
-    return [Send(queue, Message(b"body", str(number))) for number in range(first, first + count)]
 
 
 @asynccontextmanager
@@ -38,26 +32,6 @@ async def opened(url: str, *queues: str, lease: float = 60.0) -> AsyncIterator[T
             yield transport
         finally:
             await transport.close()
-
-
-async def receive(subscription: Subscription, within: float = SOON) -> Lease:
-    """The next lease, however often the connection breaks."""
-    async with asyncio.timeout(within):
-        while True:
-            try:
-                return await subscription.receive()
-            except ConnectionLostError:
-                await asyncio.sleep(0.01)
-
-
-async def send_surely(transport: Transport, *sends: Send) -> None:
-    """Repeat what was not confirmed."""
-    while True:
-        try:
-            await transport.send(*sends)
-            return
-        except ConnectionLostError:
-            await asyncio.sleep(0.01)
 
 
 async def taken(transport: Transport, queue: str = "work") -> list[str]:

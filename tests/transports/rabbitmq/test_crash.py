@@ -12,8 +12,9 @@ import pytest
 from brokers.rabbitmq_server import RabbitMQServer
 from transports import processes
 from transports.rabbitmq import programs
-from transports.rabbitmq.support import opened, receive, sends, settled_down, taken
+from transports.rabbitmq.support import opened, settled_down, taken
 from transports.sqlite.support import Program
+from transports.words import receive, sends
 
 from oncue.core.message import Message, Send
 

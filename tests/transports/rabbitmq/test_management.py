@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 import pytest
 from brokers.rabbitmq_server import RabbitMQServer
-from transports.rabbitmq.support import opened, receive, sends
+from transports.rabbitmq.support import opened
+from transports.words import receive, sends
 
 from oncue.core.errors import AccessDeniedError, ConnectionLostError, InvalidValueError
 from oncue.transports.rabbitmq.address import parse

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from brokers.rabbitmq_server import RabbitMQServer, path_of
 from pamqp import commands
-from transports.rabbitmq.support import get, make_queue, opened, publish, raw, receive, sends, taken
+from transports.rabbitmq.support import get, make_queue, opened, publish, raw, taken
+from transports.words import receive, sends
 
 from oncue.core.errors import (
     AccessDeniedError,

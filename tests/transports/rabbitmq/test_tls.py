@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from brokers.rabbitmq_server import RabbitMQServer
-from transports.rabbitmq.support import opened, receive, sends
+from transports.rabbitmq.support import opened
+from transports.words import receive, sends
 
 from oncue.core.errors import ConnectionLostError
 from oncue.transports.rabbitmq import open_rabbitmq

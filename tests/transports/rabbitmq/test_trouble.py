@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 from brokers.rabbitmq_server import RabbitMQServer, path_of
-from transports.rabbitmq.support import SOON, Wire, opened, receive, send_surely, sends, settled_down, taken
+from transports.rabbitmq.support import Wire, opened, settled_down, taken
+from transports.words import SOON, receive, send_surely, sends
 
 from oncue.core.errors import (
     AccessDeniedError,

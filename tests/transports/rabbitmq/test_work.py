@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 from brokers.rabbitmq_server import RabbitMQServer, path_of
-from transports.rabbitmq.support import make_queue, opened, raw, receive, sends, settled_down, taken
+from transports.rabbitmq.support import make_queue, opened, raw, settled_down, taken
+from transports.words import receive, sends
 
 from oncue.core.errors import LeaseLostError
 from oncue.core.failure import Failure

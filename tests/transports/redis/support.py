@@ -9,17 +9,8 @@ from typing import Any, Self
 
 from brokers.redis_server import RedisServer
 
-from oncue.core.errors import ConnectionLostError
-from oncue.core.message import Message, Send
-from oncue.transports.base import Lease, QueueSpec, Subscription, Transport
+from oncue.transports.base import QueueSpec, Transport
 from oncue.transports.redis import open_redis
-
-SOON = 15.0
-"""Seconds that a test waits for what has to happen at once, before it fails."""
-
-
-def sends(count: int, queue: str = "work", first: int = 0) -> list[Send]:
-    return [Send(queue, Message(b"body", str(number))) for number in range(first, first + count)]
 
 
 @asynccontextmanager
@@ -33,26 +24,6 @@ async def opened(url: str, *queues: str, lease: float = 60.0) -> AsyncIterator[T
             yield transport
         finally:
             await transport.close()
-
-
-async def receive(subscription: Subscription, within: float = SOON) -> Lease:
-    """The next lease, however often the connection breaks."""
-    async with asyncio.timeout(within):
-        while True:
-            try:
-                return await subscription.receive()
-            except ConnectionLostError:
-                await asyncio.sleep(0.01)
-
-
-async def send_surely(transport: Transport, *sends: Send) -> None:
-    """Repeat what was not confirmed."""
-    while True:
-        try:
-            await transport.send(*sends)
-            return
-        except ConnectionLostError:
-            await asyncio.sleep(0.01)
 
 
 async def ids_in(transport: Transport, queue: str = "work") -> list[str]:

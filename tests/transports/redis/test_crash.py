@@ -11,8 +11,9 @@ from collections import Counter
 from brokers.redis_server import RedisServer
 from transports import processes
 from transports.redis import programs
-from transports.redis.support import depth, ids_in, opened, receive, sends
+from transports.redis.support import depth, ids_in, opened
 from transports.sqlite.support import Program
+from transports.words import receive, sends
 
 from oncue.core.errors import ConnectionLostError
 from oncue.core.message import Message, Send

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from brokers.redis_server import RedisServer, Sentinel, free_port
-from transports.redis.support import depth, ids_in, opened, receive, send_surely, sends
+from transports.redis.support import depth, ids_in, opened
+from transports.words import receive, send_surely, sends
 
 from oncue.core.errors import ConnectionLostError
 from oncue.core.message import Send

@@ -10,7 +10,8 @@ from contextlib import suppress
 
 import pytest
 from brokers.redis_server import RedisServer
-from transports.redis.support import SOON, Proxy, depth, ids_in, opened, receive, send_surely, sends
+from transports.redis.support import Proxy, depth, ids_in, opened
+from transports.words import SOON, receive, send_surely, sends
 
 from oncue.core.errors import (
     AccessDeniedError,

@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 from brokers.redis_server import RedisServer
-from transports.redis.support import SOON, calls, depth, opened, receive, sends
+from transports.redis.support import calls, depth, opened
+from transports.words import SOON, receive, sends
 
 from oncue.core.message import Message, Send
 from oncue.transports.base import QueueSpec, Subscription
