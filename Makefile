@@ -50,4 +50,4 @@ lock: setup ## write requirements/*.lock anew with the newest allowed versions
 	@scripts/lock
 
 clean: ## remove what the other words made
-	rm -rf .venv .venvs docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build .oncue
+	rm -rf .venv .venvs .servers docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build .oncue

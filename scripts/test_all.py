@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import servers
 from environments import MAIN, ROOT, ensure
 
 OLDEST = (3, 11)
@@ -83,6 +84,7 @@ def main(arguments: list[str]) -> int:
     missing = [f"{major}.{minor}" for major, minor in supported() if (major, minor) not in found]
     if missing:
         print(f"Not on this machine, so not tested here: Python {', '.join(missing)}")
+    servers.main([])
     outcomes = {}
     for number, (program, version) in found.items():
         main_one = number == sys.version_info[:2]
