@@ -126,6 +126,8 @@ class Outgoing:
         return Send(queue, message_of(envelope, _check_text(key, "key")), delay)
 
     def _route(self, actor: str | Named, route: Sequence[str | Named]) -> Sequence[str]:
+        if route == ():
+            return (self._name(actor),)
         if isinstance(route, str) or not isinstance(route, Sequence):
             raise InvalidValueError(f"route {route!r}: expected a list of actors, such as ['resize', 'store']")
         return [self._name(each) for each in (actor, *route)]

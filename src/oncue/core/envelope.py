@@ -98,7 +98,10 @@ class Envelope(msgspec.Struct, frozen=True):
         fields: dict[str, Any] = {"id": self.id}
         if self.parent_id is not None:
             fields["parent_id"] = self.parent_id
-        fields["route"] = {"actors": route.actors, "current": route.current, **route.extra}
+        place: dict[str, Any] = {"actors": route.actors, "current": route.current}
+        if route.extra:
+            place.update(route.extra)
+        fields["route"] = place
         if self.headers:
             fields["headers"] = self.headers
         return fields

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from oncue.core.errors import InvalidValueError
 
@@ -83,8 +85,16 @@ def go_duration(seconds: float) -> str:
 
 def timestamp(moment: datetime | None = None) -> str:
     """`moment`, or now, in UTC as RFC 3339 with milliseconds: `2026-11-24T09:14:54.120Z`."""
-    moment = datetime.now(UTC) if moment is None else moment.astimezone(UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if moment is None:
+        return _millisecond(time.time_ns() // 1_000_000)
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@lru_cache(1)
+def _millisecond(count: int) -> str:
+    """So many milliseconds after 1970 began; one that many messages were sent in is written once."""
+    seconds, millis = divmod(count, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
 
 
 def parse_timestamp(text: str | None) -> datetime | None:

@@ -52,9 +52,11 @@ def encode_head(send: Send, encode: Callable[[Any], bytes], max_body: int) -> by
     words: list[Any] = [message.id] if key is None else [message.id, key]
     if message.headers:
         headers = dict(message.headers)
-        words += [*headers, *headers.values()]
-    if not all([isinstance(word, str) for word in words]):  # noqa: C419  # a list is faster than a generator
-        raise InvalidValueError(f"message {message.id!r}: id, key and headers have to be text")
+        words += headers
+        words += headers.values()
+    for word in words:
+        if not isinstance(word, str):
+            raise InvalidValueError(f"message {message.id!r}: id, key and headers have to be text")
     try:
         return encode((message.id, key, headers))
     except UnicodeEncodeError as error:
