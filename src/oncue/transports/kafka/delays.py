@@ -1,0 +1,158 @@
+"""Where delayed messages lie: one topic for all queues, in which each partition is a level.
+
+A message lies in the level of the largest power of two that fits into what is left of its delay, and for just that long; so the
+oldest one of a level is always the next to go on, either to a lower level or, when it is due, to its queue. Whoever receives from
+a queue moves them on, one process for each level at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+
+from oncue.core.errors import QueueNotFoundError, TransportError
+from oncue.transports.kafka.codec import Parcel, Received, decode, encode
+from oncue.transports.kafka.faults import TROUBLE
+
+if TYPE_CHECKING:
+    from oncue.transports.kafka.desk import Desk
+
+TOPIC = "oncue.delayed"
+LEVELS = 33
+_SHORTEST = 0.1
+_AT_A_TIME = 500
+_LONGEST_WAIT = 60.0
+_EMPTY = 1.0
+_PAUSE = 0.2
+
+
+def level_of(left: float) -> int:
+    """Where a message waits that is due in so many seconds."""
+    if left < _SHORTEST:
+        return 0
+    return min(int(math.log2(left / _SHORTEST)) + 1, LEVELS - 1)
+
+
+def until(level: int, stored: float, due: float) -> float:
+    """When a message goes on that was stored there at this time."""
+    return due if level == 0 else min(due, stored + _SHORTEST * 2 ** (level - 1))
+
+
+class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
+    """One consumer for each transport that receives."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._mover: asyncio.Task[None] | None = None
+        self._waiting: dict[TopicPartition, deque[Any]] = {}
+        self._moving = asyncio.Lock()
+
+    def start(self) -> None:
+        """Move on what comes due, until it is closed."""
+        if self._mover is None:
+            self._mover = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        if self._mover is not None:
+            async with self._moving:
+                self._mover.cancel()
+            await asyncio.wait([self._mover])
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        async with self._moving:
+            self._waiting.clear()
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        self._waiting = {place: deque() for place in assigned}
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(*TROUBLE, TransportError):
+                if await self._desk.cluster.topics(TOPIC):
+                    await self._follow()
+            await asyncio.sleep(_EMPTY)
+
+    async def _follow(self) -> None:
+        address = self._desk.address
+        consumer = self._desk.cluster.reader(
+            group_id=self._desk.group("delayed"),
+            session_timeout_ms=max(6000, round(address.session * 1000)),
+            heartbeat_interval_ms=1000,
+            max_poll_interval_ms=2**31 - 1,
+            rebalance_timeout_ms=30_000,
+        )
+        consumer.subscribe([TOPIC], listener=self)
+        await consumer.start()
+        try:
+            while True:
+                try:
+                    await self._read(consumer)
+                    await self._move(consumer)
+                except (*TROUBLE, TransportError):
+                    await asyncio.sleep(_PAUSE)
+                    await self._start_over(consumer)
+        finally:
+            with suppress(*TROUBLE):
+                await consumer.stop()
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        """Wait for something new, or until the next one goes on."""
+        wait = min((_goes(lane[0]) for lane in self._waiting.values() if lane), default=math.inf) - time.time()
+        wait = max(0.0, min(wait, _LONGEST_WAIT))
+        wanted = [place for place, lane in self._waiting.items() if not lane]
+        if not wanted:
+            await asyncio.sleep(min(wait, _EMPTY))
+            return
+        found = await consumer.getmany(*wanted, timeout_ms=math.ceil(wait * 1000), max_records=_AT_A_TIME)
+        for place, records in found.items():
+            if place in self._waiting:
+                self._waiting[place].extend(records)
+
+    async def _move(self, consumer: AIOKafkaConsumer) -> None:
+        now = time.time()
+        async with self._moving:
+            done: dict[TopicPartition, int] = {}
+            going = []
+            for place, lane in self._waiting.items():
+                while lane and _goes(lane[0]) <= now:
+                    record = lane.popleft()
+                    done[place] = record.offset + 1
+                    going.append(self._pass_on(decode(record)))
+            if going:
+                await asyncio.gather(*going)
+                await consumer.commit(done)
+
+    async def _start_over(self, consumer: AIOKafkaConsumer) -> None:
+        """What was taken and not passed on is read again."""
+        async with self._moving:
+            for place, lane in self._waiting.items():
+                lane.clear()
+                with suppress(*TROUBLE):
+                    offset = await consumer.committed(place)
+                    consumer.seek(place, offset or 0)
+
+    async def _pass_on(self, received: Received) -> None:
+        message, state = received
+        due = {"queue": state.queue, "incarnation": state.incarnation, "due": state.due}
+        counts = {"attempts": state.attempts, "lost": state.lost}
+        if state.due > time.time():
+            await self._desk.wait_on(encode(message, **due, **counts), state.due)
+            return
+        try:
+            record = self._desk.registry.records.get(state.queue) or await self._desk.find(state.queue)
+            if record.incarnation == state.incarnation:
+                parcel: Parcel = encode(message, **counts)
+                await self._desk.put(record, parcel)
+        except QueueNotFoundError:
+            return  # it was deleted, with all that was in it
+
+
+def _goes(record: Any) -> float:
+    return until(record.partition, record.timestamp / 1000, decode(record).state.due)

@@ -1,0 +1,191 @@
+"""Real Kafka servers for tests: child processes on free ports, with their data in a temporary folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from .redis_server import free_port
+
+ENVIRONMENT = "ONCUE_TEST_KAFKA_URL"
+_JARS = Path(__file__).parents[2] / ".servers" / "kafka"
+_START = 60.0
+_CLUSTER = "b25jdWUtdGVzdHMtMDAwMQ"
+_VERSIONS = b"\x00\x00\x00\x0f\x00\x12\x00\x00\x00\x00\x00\x01\x00\x05tests"
+"""Which versions of its protocol does it speak?"""
+_WATCH = """
+import os, signal, sys, time
+while line := sys.stdin.readline():
+    started = line.split()
+time.sleep(0.1)
+for pid in started:
+    try:
+        os.kill(int(pid), signal.SIGKILL)
+    except OSError:
+        pass
+"""
+
+
+def java() -> str:
+    """Java, where there are the server's archives too; else skip the test, and fail it in continuous integration."""
+    found = shutil.which("java")
+    if found is None or not any(_JARS.glob("kafka_*.jar")):
+        reason = f"there is no Kafka server, and {ENVIRONMENT} names none"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+class KafkaServer:
+    """One server. Its data outlive `stop` and `kill`, so that `start` goes on with them.
+
+    settings: further lines of its configuration file; `{port}` in them is its port.
+
+    A process beside it ends it when this process has ended.
+    """
+
+    def __init__(self, folder: Path, *, settings: Mapping[str, str | int] | None = None) -> None:
+        self.folder = folder
+        self.folder.mkdir(exist_ok=True)
+        self.port, self._controller = free_port(), free_port()
+        self._settings = dict(settings or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watch: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"kafka://127.0.0.1:{self.port}?partitions=4"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Return when it takes connections."""
+        if not (self.folder / "data").exists():
+            self._run("kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", self._configuration()).wait(_START)
+        self._process = self._run("kafka.Kafka", self._configuration())
+        self._watch_over(self._process)
+        until = time.monotonic() + _START
+        while not self._answers():
+            running = self._process.poll() is None
+            log = (self.folder / "server.log").read_text()
+            assert running and time.monotonic() < until, f"the server did not start:\n{log[-2000:]}"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """As an orderly restart ends it."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def close(self) -> None:
+        """End it for good."""
+        self.kill()
+        if self._watch is not None:
+            assert self._watch.stdin is not None
+            self._watch.stdin.close()
+            self._watch.wait(_START)
+
+    def freeze(self) -> None:
+        """Return when it does nothing more."""
+        os.kill(self.pid, signal.SIGSTOP)
+        threads = Path(f"/proc/{self.pid}/task")
+        while any(_state(thread) not in "Tt" for thread in threads.glob("*/stat")):
+            time.sleep(0.001)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _configuration(self) -> str:
+        settings: dict[str, str | int] = {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self.folder / "data"),
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 4,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            **self._settings,
+        }
+        path = self.folder / "server.properties"
+        path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        return str(path)
+
+    def _run(self, program: str, *words: str) -> subprocess.Popen[bytes]:
+        command = [
+            *(java(), "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"),
+            *("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{_JARS}/*", program, *words),
+        ]
+        with (self.folder / "server.log").open("ab") as output:
+            return subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=output)
+
+    def _watch_over(self, process: subprocess.Popen[bytes]) -> None:
+        if self._watch is None:
+            words = [sys.executable, "-S", "-E", "-c", _WATCH]
+            self._watch = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        assert self._watch.stdin is not None
+        self._watch.stdin.write(f"{process.pid}\n".encode())
+        self._watch.stdin.flush()
+
+    def _end(self, number: int) -> None:
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.send_signal(number)
+                self._process.send_signal(signal.SIGCONT)
+            self._process.wait(_START)
+            self._process = None
+
+    def _answers(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(_VERSIONS)
+            return bool(connection.recv(1))
+        return False
+
+
+def _state(thread: Path) -> str:
+    return thread.read_text(encoding="utf-8", errors="replace").rpartition(") ")[2][:1]
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A server of this run's own."""
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def kafka_url(request: pytest.FixtureRequest) -> str:
+    """A server of this run's own, or the one that the environment names."""
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        return named
+    server: KafkaServer = request.getfixturevalue("kafka_server")
+    return server.url
