@@ -9,7 +9,8 @@
     │   └── LoadError                an app or a handler that cannot be imported
     ├── TransportError               at the level of the queue
     │   ├── ConnectionLostError      the broker or the file cannot be reached now; trying again may help
-    │   │   └── StorageFullError     no room left where the messages are kept
+    │   │   ├── StorageFullError     no room left where the messages are kept
+    │   │   └── ThrottledError       asked more often than the broker allows
     │   ├── AccessDeniedError        wrong credentials, or a file that may not be written
     │   ├── IncompatibleStoreError   the store is of another version or kind, or its file system cannot lock
     │   ├── QueueNotFoundError       no such queue
@@ -93,6 +94,10 @@ class ConnectionLostError(TransportError):
 
 class StorageFullError(ConnectionLostError):
     """There is no room left where messages are kept; nothing of the request was stored."""
+
+
+class ThrottledError(ConnectionLostError):
+    """The broker was asked more often than it allows, and still after waiting; nothing was done."""
 
 
 class AccessDeniedError(TransportError):

@@ -21,12 +21,15 @@ _GROUP = "oncue.transports"
 _OPENERS = {
     "amqp": "oncue.transports.rabbitmq:open_rabbitmq",
     "amqps": "oncue.transports.rabbitmq:open_rabbitmq",
+    "kafka": "oncue.transports.kafka:open_kafka",
+    "kafka+ssl": "oncue.transports.kafka:open_kafka",
     "memory": "oncue.transports.memory:open_memory",
     "redis": "oncue.transports.redis:open_redis",
     "rediss": "oncue.transports.redis:open_redis",
+    "sqs": "oncue.transports.sqs:open_sqs",
     "sqlite": "oncue.transports.sqlite:open_sqlite",
 }
-_PLANNED = frozenset({"sqs", "nats", "kafka", "pubsub"})
+_PLANNED = frozenset({"nats", "pubsub"})
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):", re.ASCII)
 
 Opener = Callable[[str], Awaitable[Transport]]

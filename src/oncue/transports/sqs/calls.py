@@ -1,0 +1,95 @@
+"""Asks the service for one thing at a time, and maps what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from oncue.core.errors import InvalidValueError, ThrottledError, TransportClosedError
+from oncue.transports.sqs.address import Address
+from oncue.transports.sqs.faults import fault
+
+_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+"""Seconds until it is asked again by one who asked too often, at first and at most."""
+
+
+def pause(attempt: int) -> float:
+    """Seconds to wait before the next attempt, when `attempt` of them were too many; random."""
+    return min(_LONGEST_PAUSE, _PAUSE * float(1 << min(attempt, 10))) * random.uniform(0.5, 1.0)
+
+
+class Calls:
+    """One client, opened by `open`. `count` has how often each operation was asked for."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.count: Counter[str] = Counter()
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+
+    async def open(self) -> None:
+        """Find region and credentials; nothing is asked yet. Raise `InvalidValueError` or `AccessDeniedError`."""
+        from oncue.transports.sqs.client import new_client
+
+        try:
+            self._client = await self._stack.enter_async_context(new_client(self.address))
+        except Exception as error:
+            raise fault(error, self.address.shown) from error
+
+    async def close(self) -> None:
+        self._client, stack = None, self._stack
+        await stack.aclose()
+
+    @property
+    def endpoint(self) -> str:
+        """The URL that is asked."""
+        return str(self._client.meta.endpoint_url)
+
+    async def ask(self, operation: str, queue: str | None = None, *, extra: float = 0.0, **what: Any) -> Any:
+        """The answer, within the time that the address allows and `extra` seconds.
+
+        What is refused as too much is asked again within that time; then that is `ThrottledError`.
+        """
+        deadline = asyncio.get_running_loop().time() + self.address.timeout
+        attempt = 0
+        while True:
+            try:
+                return await self._once(operation, queue, extra, what)
+            except ThrottledError:
+                seconds = pause(attempt)
+                attempt += 1
+                if asyncio.get_running_loop().time() + seconds > deadline:
+                    raise
+            await asyncio.sleep(seconds)
+
+    async def _once(self, operation: str, queue: str | None, extra: float, what: Mapping[str, Any]) -> Any:
+        if self._client is None:
+            raise TransportClosedError
+        self.count[operation] += 1
+        try:
+            async with asyncio.timeout(self.address.timeout + extra):
+                return await getattr(self._client, operation)(**what)
+        except Exception as error:
+            mapped = fault(error, self.address.shown, queue)
+            if isinstance(mapped, InvalidValueError) and mapped is error:
+                raise
+            raise mapped from error
+
+
+def moment(answer: Mapping[str, Any]) -> int | None:
+    """When the service answered, by its own clock, in milliseconds since 1970, cut to the second before; None if it does
+    not say."""
+    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    if not date:
+        return None
+    try:
+        found: datetime = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return int(found.timestamp() * 1000)

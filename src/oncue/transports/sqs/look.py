@@ -1,0 +1,70 @@
+"""What is done to all that is ready in a queue: to look at it, and to drop it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from oncue.core.message import Message
+from oncue.transports.sqs.codec import Received, decode
+from oncue.transports.sqs.lines import FULL
+
+if TYPE_CHECKING:
+    from oncue.transports.sqs.desk import Desk
+    from oncue.transports.sqs.queues import Place
+
+MOST_PEEKED = 10_000
+"""Messages that are shown at once, whatever the limit."""
+_HIDDEN = 60
+"""Seconds for which what is looked at is hidden, if this process dies meanwhile."""
+
+
+async def look(desk: Desk, queue: str, limit: int) -> Sequence[Message]:
+    """The oldest of what is ready, which is hidden meanwhile, and counted."""
+    desk.queues.forget(queue)
+    place = await desk.queues.place(queue)
+    found: list[Received] = []
+    limit = min(limit, MOST_PEEKED)
+    try:
+        async for received in _all(desk, place, limit):
+            found += received
+    finally:
+        if found:
+            back = [desk.begin(desk.change(place, each.handle, 0)) for each in found]
+            await asyncio.wait(back)
+    found.sort(key=lambda each: each.text.head.at or each.sent * 1000)
+    return [each.message for each in found]
+
+
+async def purge(desk: Desk, queue: str) -> int:
+    """Drop it; how many those were. What is held or delayed stays, which SQS' own way to purge does not know about."""
+    desk.queues.forget(queue)
+    place = await desk.queues.place(queue)
+    dropped = 0
+    async for received in _all(desk, place, None):
+        gone = [desk.begin(desk.delete(place, each.handle)) for each in received]
+        await asyncio.gather(*gone)
+        dropped += len(gone)
+    return dropped
+
+
+async def _all(desk: Desk, place: Place, limit: int | None) -> AsyncIterator[Sequence[Received]]:
+    count = 0
+    while limit is None or count < limit:
+        answer = await desk.calls.ask(
+            "receive_message",
+            place.name,
+            extra=1,
+            QueueUrl=place.url,
+            MaxNumberOfMessages=FULL if limit is None else min(FULL, limit - count),
+            WaitTimeSeconds=1,  # so that the service asks all its machines
+            VisibilityTimeout=_HIDDEN,
+            MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=["All"],
+        )
+        received = [decode(each) for each in answer.get("Messages") or ()]
+        if not received:
+            return
+        count += len(received)
+        yield received
