@@ -119,7 +119,7 @@ class SQSServer:
             f'rest-sqs {{ enabled = true, bind-port = {self.port}, bind-hostname = "127.0.0.1", sqs-limits = strict }}\n'
             "rest-stats { enabled = false }\ngenerate-node-address = false\n"
             f'queues-storage {{ enabled = {kept}, path = "{self.folder}/queues.conf" }}\n'
-            f'messages-storage {{ enabled = {kept}, uri = "jdbc:h2:{self.folder}/messages" }}\n'
+            f'messages-storage {{ enabled = {kept}, uri = "jdbc:h2:{self.folder}/messages;WRITE_DELAY=0" }}\n'
         )
         words = [java(), "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dconfig.file={settings}"]
         return [*words, "-cp", f"{_JARS}/*", "org.elasticmq.server.Main"]

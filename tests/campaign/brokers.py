@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.error import URLError
 
 from tests.brokers.rabbitmq_server import RabbitMQServer, path_of
 from tests.brokers.redis_server import RedisServer
+from tests.brokers.sqs_server import SQSServer
 
 
 class Broker(Protocol):
@@ -60,4 +62,19 @@ class RabbitMQ(RabbitMQServer):
                 self.request("DELETE", path_of("connections", each["name"]))
 
 
-BROKERS: Mapping[str, type[Broker]] = {"rabbitmq": RabbitMQ, "redis": Redis}
+class SQS(SQSServer):
+    once = False  # what is sent with an acknowledgement is stored first, and may be sent again after a crash
+    quiet = 15.0
+
+    @property
+    def url(self) -> str:
+        return f"{super().url}&depth=approximate&timeout=5"
+
+    def cut(self, chance: random.Random) -> None:
+        """It cannot be told to; its clients hear nothing for a while."""
+        self.freeze()
+        time.sleep(chance.uniform(0.1, 1.0))
+        self.thaw()
+
+
+BROKERS: Mapping[str, type[Broker]] = {"rabbitmq": RabbitMQ, "redis": Redis, "sqs": SQS}

@@ -21,6 +21,7 @@ class _Whole:
     lease = 2.0
     tolerance = 2.0
     quiet = 1.2
+    soon = 30.0  # ElasticMQ never answers those who wait for a queue that is deleted
     url = ""
 
     async def open(self) -> Transport:
@@ -30,7 +31,7 @@ class _Whole:
 class TestSQS(_Whole, TransportConformance):
     @pytest.fixture(autouse=True)
     def choose_server(self, sqs_url: str) -> None:  # noqa: F811
-        self.url = sqs_url
+        self.url = f"{sqs_url}&timeout=6"
 
 
 class TestSQSWithItsCounts(_Whole, Depths):
@@ -47,7 +48,6 @@ class TestSQSOfMoto(_Whole, Basics):
 
 class TestSQSThatIsRestarted(_Whole, Trouble):
     server: SQSServer
-    soon = 30.0
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod

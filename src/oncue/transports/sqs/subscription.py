@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from oncue.core.errors import OnCueError, QueueNotFoundError, TransportClosedError, again
+from oncue.core.errors import ConnectionLostError, OnCueError, QueueNotFoundError, TransportClosedError, again
 from oncue.transports.base import QueueSpec
 from oncue.transports.checks import check_prefetch
 from oncue.transports.sqs.calls import moment
@@ -209,6 +209,12 @@ class SQSSubscription:
         except QueueNotFoundError:
             self.desk.queues.forget(self.name)
             raise
+        except ConnectionLostError as error:
+            if not isinstance(error.__cause__, TimeoutError):
+                raise
+            self.desk.queues.forget(self.name)  # some servers never answer who waits for a queue that is deleted
+            await self.desk.queues.place(self.name)
+            return {}
 
     def _failed(self, error: OnCueError) -> None:
         self._active = False
