@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.rounds import ROOT
 from bench.tally import MiscountError
 
 PATIENCE = 60.0
@@ -100,7 +101,28 @@ def rabbitmq() -> Iterator[Places]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-SERVERS: dict[str, Callable[[], AbstractContextManager[Places]]] = {"redis": redis, "rabbitmq": rabbitmq}
+@contextmanager
+def sqs() -> Iterator[Places]:
+    """ElasticMQs that keep all in memory, with the limits of Amazon's service; each place is a server."""
+    from tests.brokers.sqs_server import SQSServer, ready
+
+    if not ready():
+        raise AbsentError("there is no java, or no ElasticMQ in .servers/elasticmq")
+
+    @contextmanager
+    def place() -> Iterator[Place]:
+        with tempfile.TemporaryDirectory(prefix="oncue-bench-") as folder:
+            server = SQSServer(Path(folder), kept=False)
+            try:
+                server.start()
+                yield Place(server.url, server.pid)
+            finally:
+                server.close()
+
+    yield place
+
+
+SERVERS: dict[str, Callable[[], AbstractContextManager[Places]]] = {"redis": redis, "rabbitmq": rabbitmq, "sqs": sqs}
 
 
 def version(broker: str) -> str:
@@ -109,6 +131,8 @@ def version(broker: str) -> str:
         program = shutil.which("redis-server") or shutil.which("valkey-server") or ""
         said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
         return "Redis " + said.partition("v=")[2].partition(" ")[0]
+    if broker == "sqs":
+        return "ElasticMQ " + next(iter(ROOT.glob(".servers/elasticmq/elasticmq-server*.jar"))).stem.rpartition("-")[2]
     found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*"))
     return "RabbitMQ " + (found[-1].name.rpartition("-")[2] if found else "of unknown version")
 

@@ -35,10 +35,15 @@ for pid in pids:
 """
 
 
+def ready() -> bool:
+    """Whether the server can run here."""
+    return shutil.which("java") is not None and any(_JARS.glob("elasticmq-server*.jar"))
+
+
 def java() -> str:
     """The program; skip the test where the server cannot run, and fail it in continuous integration."""
     found = shutil.which("java")
-    if found is None or not any(_JARS.glob("elasticmq-server*.jar")):
+    if found is None or not ready():
         reason = f"there is no java or no {_JARS}, and {ENVIRONMENT} names no server"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(reason)

@@ -1,7 +1,7 @@
 """The broker's own client and nothing around it: the calls that a careful consumer makes, in batches.
 
 On Redis, a stream with a consumer group, whose entries are acknowledged and deleted. On RabbitMQ, a durable queue, persistent
-messages that are confirmed, and acknowledgements of all that came until then.
+messages that are confirmed, and acknowledgements of all that came until then. On SQS, batches of ten, four requests at a time.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from typing import Any
 from bench.brokers.contest import Calls
 
 NAME = "bare client"
-PACKAGES = {"redis": ("redis", "hiredis", "uvloop"), "rabbitmq": ("aiormq", "uvloop")}
+PACKAGES = {"redis": ("redis", "hiredis", "uvloop"), "rabbitmq": ("aiormq", "uvloop"), "sqs": ("aiobotocore",)}
 MODES = {
     "redis": {"pipeline": 1.0},
     "rabbitmq": {"gathered, confirmed": 1.0},
+    "sqs": {"batches of ten": 0.3},
 }
-CHOICES = {"redis": ("256", "1000"), "rabbitmq": ("256", "1000")}
+CHOICES = {"redis": ("256", "1000"), "rabbitmq": ("256", "1000"), "sqs": ("4", "8")}
 QUEUE, GROUP = "work", "workers"
 
 
 def sender(url: str, _mode: str) -> Any:
+    if url.startswith("sqs"):
+        return _sqs_sender(url)
     return _redis_sender(url) if url.startswith("redis") else _rabbitmq_sender(url)
 
 
 def worker(url: str, add: Callable[[int], None], batch: str = "1000") -> Any:
+    if url.startswith("sqs"):
+        return _sqs_worker(url, add, min(int(batch), 8))
     return (_redis_worker if url.startswith("redis") else _rabbitmq_worker)(url, add, int(batch))
 
 
@@ -127,3 +132,69 @@ async def _rabbitmq_worker(url: str, add: Callable[[int], None], batch: int) -> 
     settling.cancel()
     await settle()
     await connection.close()
+
+
+@asynccontextmanager
+async def _sqs(url: str) -> AsyncIterator[tuple[Any, str]]:
+    from aiobotocore.config import AioConfig
+    from aiobotocore.session import AioSession
+
+    endpoint = url.partition("endpoint=")[2].partition("&")[0]
+    client = AioSession().create_client(
+        "sqs",
+        region_name="eu-west-1",
+        endpoint_url=endpoint,
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+        config=AioConfig(parameter_validation=False),
+    )
+    async with client as sqs:
+        try:
+            queue = (await sqs.create_queue(QueueName=QUEUE))["QueueUrl"]
+        except sqs.exceptions.QueueNameExists:
+            queue = (await sqs.get_queue_url(QueueName=QUEUE))["QueueUrl"]
+        yield sqs, queue
+
+
+@asynccontextmanager
+async def _sqs_sender(url: str) -> AsyncIterator[Calls]:
+    async with _sqs(url) as (sqs, queue):
+
+        async def one(number: int) -> None:
+            await sqs.send_message(QueueUrl=queue, MessageBody=str(number))
+
+        async def ten(numbers: Sequence[int]) -> None:
+            entries = [{"Id": str(place), "MessageBody": str(number)} for place, number in enumerate(numbers)]
+            answer = await sqs.send_message_batch(QueueUrl=queue, Entries=entries)
+            assert not answer.get("Failed")
+
+        async def many(numbers: Sequence[int]) -> None:
+            tens = [numbers[start : start + 10] for start in range(0, len(numbers), 10)]
+            for start in range(0, len(tens), 4):
+                await asyncio.gather(*map(ten, tens[start : start + 4]))
+
+        yield Calls(one, many)
+
+
+@asynccontextmanager
+async def _sqs_worker(url: str, add: Callable[[int], None], at_once: int) -> AsyncIterator[None]:
+    async with _sqs(url) as (sqs, queue):
+
+        async def work() -> None:
+            while True:
+                answer = await sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+                messages = answer.get("Messages") or ()
+                for message in messages:
+                    add(int(message["Body"]))
+                if messages:
+                    entries = [
+                        {"Id": str(place), "ReceiptHandle": message["ReceiptHandle"]}
+                        for place, message in enumerate(messages)
+                    ]
+                    await sqs.delete_message_batch(QueueUrl=queue, Entries=entries)
+
+        working = [asyncio.create_task(work()) for _ in range(at_once)]
+        yield
+        for task in working:
+            task.cancel()
+        await asyncio.wait(working)

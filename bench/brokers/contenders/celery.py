@@ -13,10 +13,15 @@ from typing import Any
 from bench.brokers.contest import Calls
 
 NAME = "Celery"
-PACKAGES = {"redis": ("celery", "kombu", "redis"), "rabbitmq": ("celery", "kombu", "amqp")}
+PACKAGES = {
+    "redis": ("celery", "kombu", "redis"),
+    "rabbitmq": ("celery", "kombu", "amqp"),
+    "sqs": ("celery", "kombu", "boto3", "pycurl"),
+}
 MODES = {
     "redis": {"one by one": 1.0},
     "rabbitmq": {"one by one, unconfirmed": 1.0, "one by one, confirmed": 0.1},
+    "sqs": {"one by one": 0.1},
 }
 CHOICES = dict.fromkeys(
     PACKAGES, ("solo, prefetch 64", "solo, prefetch 1000", "threads 1, prefetch 1000", "threads 8, prefetch 1000")
@@ -26,6 +31,11 @@ CHOICES = dict.fromkeys(
 def _app(url: str, add: Callable[[int], None] | None = None, **settings: Any) -> Any:
     from celery import Celery
 
+    if url.startswith("sqs"):
+        credentials, endpoint = url.split("@", maxsplit=1)[0], url.partition("endpoint=http://")[2].partition("&")[0]
+        url = f"{credentials}@{endpoint}//"
+        options = {"is_secure": False, "region": "eu-west-1", "wait_time_seconds": 1, "polling_interval": 0}
+        settings.setdefault("broker_transport_options", {}).update(options)
     app = Celery("bench", broker=url.replace("amqp://", "pyamqp://"), set_as_current=False)
     app.conf.update(
         task_ignore_result=True,

@@ -12,7 +12,7 @@ from bench.brokers.contest import Calls
 from oncue import App
 
 NAME = "OnCue"
-PACKAGES = {"redis": ("oncue", "uvloop"), "rabbitmq": ("oncue", "uvloop")}
+PACKAGES = {"redis": ("oncue", "uvloop"), "rabbitmq": ("oncue", "uvloop"), "sqs": ("oncue", "aiobotocore")}
 MODES = {broker: {"concurrent": 1.0, "send_many": 1.0, "one by one": 0.1} for broker in PACKAGES}
 CONCURRENCY = 256
 
