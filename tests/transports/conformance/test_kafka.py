@@ -17,8 +17,9 @@ _PARTITIONS = "a partition has one consumer in a group, so what is in it goes to
 
 
 class TestKafka(TransportConformance):
-    tolerance = 1.0
-    quiet = 0.6
+    lease = 2.0
+    tolerance = 1.5
+    quiet = 1.0
     soon = 20.0
 
     @pytest.fixture(autouse=True)
@@ -34,11 +35,15 @@ class TestKafka(TransportConformance):
     @pytest.mark.skip(_PARTITIONS)
     def test_what_does_not_fit_after_a_resize_goes_to_others(self) -> None: ...
 
+    @pytest.mark.skip(_PARTITIONS)
+    def test_depth_counts_new_arrivals_behind_old_work_in_hand(self) -> None: ...
+
 
 class TestKafkaThatIsRestarted(Trouble):
     server: KafkaServer
-    tolerance = 1.0
-    quiet = 0.6
+    lease = 2.0
+    tolerance = 1.5
+    quiet = 1.0
     soon = 40.0
 
     @pytest.fixture(autouse=True, scope="class")

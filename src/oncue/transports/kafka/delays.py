@@ -143,13 +143,13 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
         due = {"queue": state.queue, "incarnation": state.incarnation, "due": state.due}
         counts = {"attempts": state.attempts, "lost": state.lost}
         if state.due > time.time():
-            await self._desk.wait_on(encode(message, **due, **counts), state.due)
+            await (await self._desk.wait_on(encode(message, **due, **counts), state.due))
             return
         try:
             record = self._desk.registry.records.get(state.queue) or await self._desk.find(state.queue)
             if record.incarnation == state.incarnation:
                 parcel: Parcel = encode(message, **counts)
-                await self._desk.put(record, parcel)
+                await (await self._desk.put(record, parcel))
         except QueueNotFoundError:
             return  # it was deleted, with all that was in it
 

@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +16,6 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as theirs
 
 from oncue.core.errors import (
-    InvalidValueError,
     MessageTooLargeError,
     PartialSendError,
     QueueNotFoundError,
@@ -100,6 +100,8 @@ class Desk:
     async def declare(self, spec: QueueSpec, incarnation: str) -> None:
         topic, made = await self._make(spec.name)
         until = time.monotonic() + _UNRECORDED
+        if made:
+            await self._until_ready(topic)
         while not made and time.monotonic() < until:
             await self.registry.sync()
             if spec.name in self.registry.records:
@@ -111,7 +113,7 @@ class Desk:
     async def write(self, queue: str, record: Record | None) -> None:
         """Have everybody know."""
         value = None if record is None else encode_record(record)
-        await self._post(REGISTRY, 0, Parcel(queue.encode(), [], value), queue)  # type: ignore[arg-type]
+        await (await self._post(REGISTRY, 0, Parcel(queue.encode(), [], value), queue))  # type: ignore[arg-type]
         await self.registry.sync()
 
     async def _make(self, queue: str) -> tuple[str, bool]:
@@ -122,6 +124,19 @@ class Desk:
                 topic = f"{queue}-{zlib.crc32(queue.encode()):08x}"
                 return topic, await self.cluster.create(topic, self.address.partitions)
         return queue, False
+
+    async def _until_ready(self, topic: str) -> None:
+        """Return when each partition of a new topic has a server that knows of it."""
+        until = time.monotonic() + self.address.timeout
+        while True:
+            try:
+                await self.cluster.ends(topic, range(self.address.partitions))
+            except (QueueNotFoundError, KeyError):
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(_PAUSE)
+            else:
+                return
 
     async def _record(self, queue: str) -> Record:
         record = self.registry.records.get(queue)
@@ -153,14 +168,14 @@ class Desk:
         for send in sends:
             if send.queue not in records:
                 records[send.queue] = self.registry.records.get(send.queue) or await self.find(send.queue)
-        futures = []
-        for send in sends:
+        futures: list[Any] = []
+        for send in sends:  # one after the other, so that they are stored in this order
             record = records[send.queue]
+            due = time.time() + send.delay if send.delay else 0.0
             if send.delay and not record.spec.fifo:
-                futures.append(self.postpone(record, send, time.time() + send.delay))
+                futures.append(await self.postpone(record, send, due))
             else:
-                parcel = encode(send.message, due=time.time() + send.delay if send.delay else 0.0)
-                futures.append(self.put(record, parcel))
+                futures.append(await self.put(record, encode(send.message, due=due)))
         results = await asyncio.gather(*futures, return_exceptions=True)
         failed = {place: each for place, each in enumerate(results) if isinstance(each, BaseException)}
         if not failed:
@@ -170,42 +185,48 @@ class Desk:
             raise again(ours[next(iter(ours))]) from failed[next(iter(failed))]
         raise PartialSendError(ours, len(sends))
 
-    async def put(self, record: Record, parcel: Parcel) -> None:
-        """Store a message in its queue, with others of its key where it has one."""
+    async def put(self, record: Record, parcel: Parcel) -> Awaitable[None]:
+        """Store a message in its queue, with others of its key where it has one. What is returned is to be awaited too."""
         count = await self.partitions(record)
         if parcel.key is None:
             place = 0 if record.spec.fifo else next(self._turn) % count
         else:
             place = zlib.crc32(parcel.key) % count
-        await self._post(record.topic, place, parcel, record.spec.name)
+        return await self._post(record.topic, place, parcel, record.spec.name)
 
-    async def postpone(self, record: Record, send: Send, due: float, **state: Any) -> None:
-        """Store a message where it waits until it is due (s since 1970)."""
+    async def postpone(self, record: Record, send: Send, due: float, **state: Any) -> Awaitable[None]:
+        """Store a message where it waits until it is due (s since 1970). What is returned is to be awaited too."""
+        self.delays.start()
         if not self._delaying:
             await self.cluster.create(TOPIC, LEVELS)
             self._delaying = True
         parcel = encode(send.message, queue=record.spec.name, incarnation=record.incarnation, due=due, **state)
-        await self.wait_on(parcel, due)
+        return await self.wait_on(parcel, due)
 
-    async def wait_on(self, parcel: Parcel, due: float) -> None:
-        await self._post(TOPIC, level_of(due - time.time()), parcel, "delayed messages")
+    async def wait_on(self, parcel: Parcel, due: float) -> Awaitable[None]:
+        """Have it wait in the level that fits. What is returned is to be awaited too."""
+        return await self._post(TOPIC, level_of(due - time.time()), parcel, "delayed messages")
 
-    async def _post(self, topic: str, partition: int, parcel: Parcel, queue: str) -> None:
+    async def _post(self, topic: str, partition: int, parcel: Parcel, queue: str) -> Awaitable[None]:
         try:
-            future = await self._producer.send(
-                topic, parcel.body, parcel.key, partition, headers=list(parcel.headers)
-            )
+            future = await self._producer.send(topic, parcel.body, parcel.key, partition, headers=list(parcel.headers))
+        except TROUBLE as error:
+            return self._stored(failed(error), parcel, queue)
+        return self._stored(future, parcel, queue)
+
+    async def _stored(self, future: Awaitable[Any], parcel: Parcel, queue: str) -> None:
+        try:
             await future
         except (theirs.RecordTooLargeError, theirs.MessageSizeTooLargeError) as error:
             raise MessageTooLargeError(queue, len(parcel.body), MAX_BODY) from error
         except theirs.ProducerClosed as error:
             raise TransportClosedError from error
         except theirs.UnknownTopicOrPartitionError as error:
+            if queue in self.registry.records:  # a server has not heard of it yet, or soon everybody will of its end
+                raise fault(error, self.address.shown) from error
             raise QueueNotFoundError(queue) from error
         except TROUBLE as error:
             raise fault(error, self.address.shown) from error
-        except AssertionError as error:
-            raise InvalidValueError(f"queue {queue!r}: {error}") from error
 
     def _changed(self, name: str) -> None:
         topics = {record.topic for record in self.registry.records.values()}
@@ -215,3 +236,10 @@ class Desk:
         self._told(name)
 
 
+
+
+def failed(error: Exception) -> Future[None]:
+    """One that is done already, and has failed."""
+    future: Future[None] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future

@@ -28,11 +28,14 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         member = self._member
         member.paused = True
+        member.joined.clear()
         member.untake_all()
         until = member.loop.time() + member.desk.address.drain
         while member.held and member.loop.time() < until:
             await asyncio.sleep(0.005)
         await member.flush(_FLUSH)
+        async with member.committing:
+            member.silent = True
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         member = self._member

@@ -62,11 +62,7 @@ class KafkaLease:
             send = Send(member.record.spec.name, self.message, delay)
             entry.stage = Stage.SETTLING
             try:
-                await member.desk.do(
-                    member.desk.postpone(
-                        member.record, send, time.time() + delay, attempts=entry.attempts, lost=entry.lost
-                    )
-                )
+                await member.desk.do(self._postpone(send, time.time() + delay))
             finally:
                 self._resume()
             if entry.lease is not self:
@@ -87,6 +83,10 @@ class KafkaLease:
         self._check_held()
         self.until = self.member.loop.time() + seconds
         self.member.watch(self.until)
+
+    async def _postpone(self, send: Send, due: float) -> None:
+        entry, desk = self.entry, self.member.desk
+        await (await desk.postpone(self.member.record, send, due, attempts=entry.attempts, lost=entry.lost))
 
     def _resume(self) -> None:
         if self.entry.lease is self and self.entry.stage is Stage.SETTLING:

@@ -70,7 +70,7 @@ class Ledger:
         self.undone: dict[int, Entry] = {}  # by offset, ascending
         self.fresh: deque[Entry] = deque()  # read ahead, and not begun
         self.position = offset  # what is to be read next
-        self.floor = 0  # what is below it and not held was purged
+        self.floor = 0  # what was below it and not held has been purged
         self.attempted: list[tuple[int, str]] = []  # what may be committed: what last was, and what was tried since
         self.gone = False  # it is somebody else's
 
@@ -126,7 +126,7 @@ class Ledger:
         plain = f"{self.next - start};{','.join(_runs(self.undone.values(), start))}"
         if len(plain) > _PLAIN:
             plain = "z" + base64.b85encode(zlib.compress(plain.encode(), 9)).decode()
-        return f"{_VERSION};{self.incarnation};{plain}"
+        return f"{_VERSION};{self.incarnation};{self.floor};{plain}"
 
 
 def _runs(entries: Iterable[Entry], start: int) -> Iterable[str]:
@@ -163,10 +163,12 @@ def load(partition: int, incarnation: str, offset: int, text: str) -> Ledger:
         return Ledger(partition, incarnation, max(offset, 0))
     if written != incarnation:
         return Ledger(partition, incarnation)
+    floor, _, rest = rest.partition(";")
     if rest.startswith("z"):
         rest = zlib.decompress(base64.b85decode(rest[1:])).decode()
     length, _, runs = rest.partition(";")
     ledger = Ledger(partition, incarnation, offset)
+    ledger.floor = int(floor)
     ledger.next = offset + int(length)
     at = offset
     for run in runs.split(",") if int(length) else ():

@@ -38,8 +38,6 @@ _AHEAD = 1000
 """Messages of one partition that are read before anybody has room for them."""
 _AT_A_TIME = 2000
 _PAUSE = 0.05
-_JOINING = 0.5
-"""Seconds that a new subscription waits for its share; where others have to give up theirs it comes later."""
 _TRIM = 5.0
 _IDLE = 60_000
 _LOOK_AGAIN = 200
@@ -58,6 +56,8 @@ class Member:
         self.ledgers: dict[int, Ledger] = {}
         self.line = Line(self.loop, fifo=record.spec.fifo, ready=self.poke)
         self.paused = True
+        self.silent = False  # between two generations of the group nothing can be committed
+        self.committing = asyncio.Lock()
         self.over: Sequence[int] = ()
         self.ending = False
         self.ended = False
@@ -85,17 +85,14 @@ class Member:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        self.consumer.subscribe([self.topic], listener=Listener(self))
         try:
             await self.consumer.start()
+            self.consumer.subscribe([self.topic], listener=Listener(self))
         except TROUBLE as error:
             self.ended = True
             self.stopped.set()
             raise fault(error, self.desk.address.shown) from error
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._commit())]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_JOINING):
-                await self.joined.wait()
 
     # For subscriptions
 
@@ -164,11 +161,13 @@ class Member:
         if not self.ending:
             self.ending = True
             self.trim()
-            if error is None and not self.paused:
-                with suppress(TransportError, TimeoutError):
+            if error is None:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(self.desk.address.timeout):
-                        await asyncio.gather(*(self._committed(each) for each in list(self._dirty)))
-                await self._trim_log(at_once=True)
+                        await self.joined.wait()
+                        self.untake_all()
+                        await self.flush(self.desk.address.timeout)
+                await self._trim_log()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -242,7 +241,7 @@ class Member:
         self._work.set()
 
     def go_on(self) -> None:
-        self.paused = False
+        self.paused = self.silent = False
         self.joined.set()
         self._hungry.set()
         self.purge()
@@ -258,7 +257,7 @@ class Member:
             ledger.floor = floor
             ledger.skip(floor)
             for entry in list(ledger.undone.values()):
-                if entry.offset < floor and entry.stage is Stage.WAITING:
+                if entry.offset < floor and entry.stage is Stage.WAITING and not entry.lent:
                     ledger.finish(entry)
                     self.line.finished(entry)
             self.dirty(ledger)
@@ -351,10 +350,7 @@ class Member:
         for record in records:
             again = ledger.read(record)
             if again is not None:
-                if again.offset < ledger.floor:
-                    ledger.finish(again)
-                else:
-                    self.line.put(again)
+                self.line.put(again)
         if self.record.spec.fifo:
             while ledger.fresh:
                 entry = ledger.fresh.popleft()
@@ -394,8 +390,9 @@ class Member:
             self._work.clear()
             taken = self._take()
             self._look_over()
-            if self._dirty:
-                await self._write(taken)
+            async with self.committing:
+                if self._dirty and not self.silent:
+                    await self._write(taken)
             if not self.paused and not self.ending:
                 self.offer()
             else:
@@ -440,7 +437,7 @@ class Member:
                 self.over = ()
                 self.consumer._coordinator.request_rejoin()
 
-    async def _trim_log(self, *, at_once: bool = False) -> None:
+    async def _trim_log(self) -> None:
         """Delete what is done from the servers' disks, if the topic is ours and still the same."""
         self._trim_at = self.loop.time() + _TRIM
         known = self.desk.registry.records.get(self.record.spec.name)

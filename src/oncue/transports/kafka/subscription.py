@@ -29,6 +29,7 @@ class KafkaSubscription:
         self.left = False
         self.member: Member | None = None
         self._waiters: deque[Future[None]] = deque()
+        self._joining: asyncio.Task[Member] | None = None
         self._leaving: asyncio.Task[None] | None = None
 
     @property
@@ -45,8 +46,7 @@ class KafkaSubscription:
             self.check_open()
             member = self.member
             if member is None or member.ended:
-                self.member = None
-                member = self.member = await self.transport.join(self)
+                await self._join()
                 continue
             lease = member.claim(self) if self.room else None
             if lease is not None:
@@ -75,8 +75,21 @@ class KafkaSubscription:
 
     async def _leave(self) -> None:
         self.fail(TransportClosedError())
+        if self._joining is not None:
+            await asyncio.wait([self._joining])
         if self.member is not None:
             await self.member.part(self)
+
+    async def _join(self) -> None:
+        """From the first `receive` on it is a consumer; one who is cancelled meanwhile leaves the joining to go on."""
+        if self._joining is None or self._joining.done():
+            self._joining = asyncio.ensure_future(self.transport.join(self))
+            self._joining.add_done_callback(self._have_joined)
+        await asyncio.shield(self._joining)
+
+    def _have_joined(self, joining: asyncio.Task[Member]) -> None:
+        if not joining.cancelled() and joining.exception() is None:
+            self.member = joining.result()
 
     def wake(self) -> bool:
         """Have one who waits look again; whether there was one."""

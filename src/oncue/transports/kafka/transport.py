@@ -103,7 +103,7 @@ class KafkaTransport:
         subscription = KafkaSubscription(self, queue, prefetch)
         self._subscriptions.add(subscription)
         try:
-            subscription.member = await self.join(subscription)
+            await self.desk.find(queue)
             yield subscription
         finally:
             await subscription.leave()

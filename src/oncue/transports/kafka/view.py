@@ -109,5 +109,6 @@ async def _state(desk: Desk, record: Record) -> tuple[dict[int, Ledger], dict[in
 def _count(ledger: Ledger, end: int, floor: int) -> tuple[int, int]:
     """How many messages wait, and how many are held."""
     held = sum(entry.lent for entry in ledger.undone.values())
-    waiting = sum(entry.offset >= floor for entry in ledger.undone.values() if not entry.lent)
+    purged = floor if floor > ledger.floor else 0
+    waiting = sum(entry.offset >= purged for entry in ledger.undone.values() if not entry.lent)
     return waiting + max(0, end - max(ledger.next, floor)), held
