@@ -48,9 +48,7 @@ def share(partitions: Iterable[int], claims: Mapping[str, Claim]) -> dict[str, t
     return {member: (sorted(mine), mine[quota[member] :]) for member, mine in given.items()}
 
 
-def make_assignor(
-    claim: Callable[[], Claim], told: Callable[[Sequence[int]], None]
-) -> type[AbstractPartitionAssignor]:
+def make_assignor(claim: Callable[[], Claim], told: Callable[[Sequence[int]], None]) -> type[AbstractPartitionAssignor]:
     """An assignor of one member, as the client wants it: a class."""
 
     class Assignor(AbstractPartitionAssignor):  # type: ignore[misc]

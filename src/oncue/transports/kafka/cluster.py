@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as theirs
@@ -24,6 +24,7 @@ _LATEST, _EARLIEST = -1, -2
 _PAUSE = 0.05
 _COPIES = 3
 _FOR_EVER = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+Answer = TypeVar("Answer")
 Offsets = Mapping[int, tuple[int, str]]
 """For each partition the committed offset, and the text beside it."""
 
@@ -41,6 +42,7 @@ class Cluster:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._admin = AIOKafkaAdminClient(**address.client())
+        self._client = self._admin._client  # noqa: SLF001  # it has no way to ask without making a topic
         self._coordinators: dict[str, int] = {}
 
     async def start(self) -> None:
@@ -58,7 +60,7 @@ class Cluster:
 
         async def ask() -> dict[str, int]:
             request = MetadataRequest(list(names) or None, allow_auto_topic_creation=False)
-            answer = await self._admin._client.send(self._node(), request)
+            answer = await self._client.send(self._node(), request)
             found = answer.to_object()
             return {each["topic"]: len(each["partitions"]) for each in found["topics"] if not each["error_code"]}
 
@@ -98,7 +100,7 @@ class Cluster:
         when = _EARLIEST if first else _LATEST
 
         async def ask() -> dict[int, int]:
-            client = self._admin._client
+            client = self._client
             answer = await client.send(self._node(), MetadataRequest([topic], allow_auto_topic_creation=False))
             (about,) = answer.to_object()["topics"]
             if about["error_code"]:
@@ -126,7 +128,9 @@ class Cluster:
         async def ask() -> Offsets:
             node = await self._coordinator(group)
             found = await self._admin.list_consumer_group_offsets(group, node, places)
-            return {each.partition: (value.offset, value.metadata) for each, value in found.items() if value.offset >= 0}
+            return {
+                each.partition: (value.offset, value.metadata) for each, value in found.items() if value.offset >= 0
+            }
 
         return await self._try(ask, group=group)
 
@@ -171,7 +175,7 @@ class Cluster:
         )
 
     def _node(self) -> int:
-        node = self._admin._client.get_random_node()
+        node = self._client.get_random_node()
         if node is None:
             raise theirs.KafkaConnectionError("no server is known")
         return int(node)
@@ -181,8 +185,9 @@ class Cluster:
             self._coordinators[group] = await self._admin.find_coordinator(group)
         return self._coordinators[group]
 
-    async def _try(self, ask: Any, *, group: str = "", missing: str = "") -> Any:
+    async def _try(self, ask: Callable[[], Awaitable[Answer]], *, group: str = "", missing: str = "") -> Answer:
         """Ask until there is an answer, at most for the time that one may take."""
+        last: Exception | None = None
         try:
             async with asyncio.timeout(self.address.timeout):
                 while True:
@@ -203,5 +208,5 @@ class Cluster:
         except theirs.InvalidTopicError:
             raise
         except TROUBLE as error:
-            known = locals().get("last") if isinstance(error, TimeoutError) else None
+            known = last if isinstance(error, TimeoutError) else None
             raise fault(known or error, self.address.shown) from error

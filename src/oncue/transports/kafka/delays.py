@@ -65,7 +65,7 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._mover.cancel()
             await asyncio.wait([self._mover])
 
-    async def on_partitions_revoked(self, revoked: Any) -> None:
+    async def on_partitions_revoked(self, _revoked: Any) -> None:
         async with self._moving:
             self._waiting.clear()
 

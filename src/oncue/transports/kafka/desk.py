@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as theirs
 
@@ -20,7 +19,6 @@ from oncue.core.errors import (
     PartialSendError,
     QueueNotFoundError,
     TransportClosedError,
-    TransportError,
     again,
 )
 from oncue.core.message import Send, check_delay
@@ -47,11 +45,15 @@ class Desk:
     def __init__(self, address: Address, changed: Callable[[str], None]) -> None:
         self.address = address
         self.cluster = Cluster(address)
-        self.registry = Registry(self.cluster, lambda name: self._changed(name))
+        self.registry = Registry(self.cluster, self._changed)
         self.delays = Delays(self)
         self._told = changed
         self._producer = AIOKafkaProducer(
-            **address.client(), enable_idempotence=True, acks="all", max_batch_size=_BATCH, max_request_size=2 * MAX_RECORD
+            **address.client(),
+            enable_idempotence=True,
+            acks="all",
+            max_batch_size=_BATCH,
+            max_request_size=2 * MAX_RECORD,
         )
         self._turn = itertools.count()
         self._partitions: dict[str, int] = {}
@@ -232,10 +234,8 @@ class Desk:
         topics = {record.topic for record in self.registry.records.values()}
         self._partitions = {topic: count for topic, count in self._partitions.items() if topic in topics}
         if name not in self.registry.records:  # or the client would ask for it until a server makes it anew
-            self._producer.client._topics.discard(name)
+            self._producer.client._topics.discard(name)  # noqa: SLF001
         self._told(name)
-
-
 
 
 def failed(error: Exception) -> Future[None]:

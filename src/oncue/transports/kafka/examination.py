@@ -16,9 +16,13 @@ async def examine(desk: Desk) -> Sequence[Remark]:
     copies = desk.address.replication or min(3, nodes)
     if copies < 2:
         state: State = "bad" if nodes > 1 else "note"
-        remarks.append(Remark("copies", state, f"{copies} of each message in topics that are made: a lost disk loses it"))
+        remarks.append(
+            Remark("copies", state, f"{copies} of each message in topics that are made: a lost disk loses it")
+        )
     else:
-        remarks.append(Remark("copies", "ok", f"{copies} of each message, all but one of them written when it counts as sent"))
+        remarks.append(
+            Remark("copies", "ok", f"{copies} of each message, all but one of them written when it counts as sent")
+        )
     days = int(found.settings.get("offsets.retention.minutes", 10080)) / 1440
     text = f"kept for {days:g} days after the last consumer went: after that its unfinished work counts as new"
     remarks.append(Remark("committed offsets", "ok" if days >= 1 else "bad", text))

@@ -25,13 +25,13 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, member: Member) -> None:
         self._member = member
 
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, _revoked: Iterable[TopicPartition]) -> None:
         member = self._member
         member.paused = True
         member.joined.clear()
         member.untake_all()
         until = member.loop.time() + member.desk.address.drain
-        while member.held and member.loop.time() < until:
+        while member.held and member.loop.time() < until:  # noqa: ASYNC110  # it is over soon
             await asyncio.sleep(0.005)
         await member.flush(_FLUSH)
         async with member.committing:

@@ -138,7 +138,7 @@ class Member:
     async def part(self, subscription: KafkaSubscription) -> None:
         """The subscription is over: what it holds is released."""
         until = self.loop.time() + self.desk.address.timeout
-        while any(lease.entry.stage is Stage.SETTLING for lease in subscription.held) and self.loop.time() < until:
+        while any(lease.entry.stage is Stage.SETTLING for lease in subscription.held) and self.loop.time() < until:  # noqa: ASYNC110  # it is over soon
             await asyncio.sleep(_PAUSE / 5)
         now = self.loop.time()
         for lease in reversed(list(subscription.held)):
@@ -435,7 +435,7 @@ class Member:
             waiting = [each for each in self.over if each in self.ledgers and self.ledgers[each].held]
             if not waiting:
                 self.over = ()
-                self.consumer._coordinator.request_rejoin()
+                self.consumer._coordinator.request_rejoin()  # noqa: SLF001  # nothing else asks for it
 
     async def _trim_log(self) -> None:
         """Delete what is done from the servers' disks, if the topic is ours and still the same."""
@@ -452,5 +452,3 @@ class Member:
             with suppress(TransportError):
                 await self.desk.cluster.drop(self.topic, done)
                 self._trimmed |= done
-
-

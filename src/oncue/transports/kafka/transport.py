@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-import msgspec
-
 from oncue.core.errors import InvalidValueError, QueueNotFoundError, TransportClosedError
 from oncue.core.message import LONGEST_DELAY, Message, Send, new_id
 from oncue.transports.base import Depth, Features, QueueSpec
@@ -71,7 +69,9 @@ class KafkaTransport:
         self.check_open()
         check_spec(spec)
         if spec.retention is not None:
-            raise InvalidValueError(f"queue {spec.name!r}: on Kafka messages are kept until they are done, whatever their age")
+            raise InvalidValueError(
+                f"queue {spec.name!r}: on Kafka messages are kept until they are done, whatever their age"
+            )
         await self.desk.registry.sync()
         have = self.desk.registry.records.get(spec.name)
         if have is not None:
