@@ -99,7 +99,7 @@ async def test_an_idle_queue_makes_a_round_trip_now_and_then_and_no_more() -> No
             await asyncio.sleep(60.0)
             assert world.health.ready() == world.health.alive() == []
     assert world.trouble.counts["depth"] <= 3600 / 5
-    assert world.trouble.counts["receive"] == 10
+    assert world.trouble.counts["receive"] <= 10  # each of those who wait has asked once
     assert world.trouble.counts["subscribe"] == 1
 
 

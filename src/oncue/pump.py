@@ -9,10 +9,10 @@ import asyncio
 import logging
 import random
 import time
-from asyncio import Future, Task
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from asyncio import Task
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from oncue.core.errors import (
     ConnectionLostError,
@@ -29,6 +29,7 @@ from oncue.events import BrokerBack, BrokerLost, LoopBlocked, MessageStarted, Pu
 from oncue.health import Health, Pulse
 from oncue.middleware import Handler
 from oncue.room import Room
+from oncue.session import Session, Slot
 from oncue.settle import Settlement
 from oncue.stop import Stop, cancel, happens, report, uncancel, unless, within_grace
 from oncue.transports.base import Lease, QueueSpec, Subscription
@@ -39,6 +40,7 @@ _log = logging.getLogger("oncue.pump")
 
 _AHEAD = 128
 """How many messages may wait for their commit while others are handled already."""
+_FIRST_SLOTS = 4
 _QUICK, _SLOW = 0.002, 0.02
 """Seconds a handler takes on average: below the first, messages are fetched ahead of it; above the second, not any more,
 because they would wait here while another process is idle, and come late if this one dies."""
@@ -59,59 +61,6 @@ _AWAY = (ConnectionLostError, QueueNotFoundError)
 """What is waited out: a queue that was deleted is made again."""
 
 Result = TypeVar("Result")
-
-
-class _Slot:
-    """One of the coroutines that each take a message through all its stages."""
-
-    __slots__ = ("handling", "lease", "task")
-
-    def __init__(self) -> None:
-        self.lease: Lease | None = None
-        self.handling = False
-        self.task: Task[None]
-
-
-class _Session:
-    """What belongs to one subscription; a handler that outlives it finds here that it is over."""
-
-    def __init__(self, subscription: Subscription) -> None:
-        self.subscription = subscription
-        self.slots: list[_Slot] = []
-        self.first_end: Future[Task[None]] = asyncio.get_running_loop().create_future()
-        self.stopping = False
-        self.aborting = False
-        self.received = 0
-        self.ahead = asyncio.Event()
-        self.calm = asyncio.Event()
-        self.calm.set()
-        self.trouble: TransportError | None = None
-        self.news = asyncio.Event()
-
-    @property
-    def in_flight(self) -> int:
-        return sum(slot.lease is not None for slot in self.slots)
-
-    @property
-    def tasks(self) -> list[Task[None]]:
-        return [slot.task for slot in self.slots]
-
-    def begin(self, work: Coroutine[Any, Any, None]) -> Task[None]:
-        """A task whose end, whatever it is, is the end of the session."""
-        task = asyncio.create_task(work)
-        task.add_done_callback(lambda ended: None if self.first_end.done() else self.first_end.set_result(ended))
-        return task
-
-    def fetch(self, prefetch: int, *, ahead: bool) -> None:
-        """Let the transport fetch `prefetch` messages."""
-        if ahead:
-            self.ahead.set()
-        else:
-            self.ahead.clear()
-        try:
-            self.subscription.resize(prefetch)
-        except TransportError as error:
-            _log.debug("prefetch could not be changed, which those who receive will notice as well: %s", error)
 
 
 class Pump:
@@ -144,7 +93,7 @@ class Pump:
         self._average = _QUICK
         self._released = 0
         self._finished = 0
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._main: Task[None] | None = None
         self._abandoned: set[Task[None]] = set()
 
@@ -198,7 +147,7 @@ class Pump:
                     if self._events:
                         self._events.emit(PumpStarted(self.queue, self._concurrency))
                 context, subscription = entered
-                session = _Session(subscription)
+                session = Session(subscription)
                 if prefetch != self._concurrency:
                     self._fetch(session, ahead=False)
                 try:
@@ -242,7 +191,7 @@ class Pump:
             reason = str(error) or "no answer"
             _log.warning("leases of queue %s could not be given back and will run out: %s", self.queue, reason)
 
-    async def _consume(self, session: _Session, stop: Stop) -> None:
+    async def _consume(self, session: Session, stop: Stop) -> None:
         """Work until told to stop, or until the subscription turns out to be stuck while nothing is in flight."""
         self._session = session
         self._fill(session)
@@ -263,14 +212,21 @@ class Pump:
         elif not stop.requested:
             raise RuntimeError(f"a task of the pump of queue {self.queue!r} was cancelled from outside")
 
-    def _fill(self, session: _Session) -> None:
-        """Have as many slots as messages may be in work and waiting for their commit."""
-        while len(session.slots) < self._concurrency + _AHEAD:
-            slot = _Slot()
+    def _fill(self, session: Session) -> None:
+        """Have slots for what comes next, up to as many as messages may be in work and waiting for their commit.
+
+        Twice as many each time that none was idle, so that a queue with little to do costs little.
+        """
+        if session.idle:
+            return
+        room = self._concurrency + _AHEAD - len(session.slots)
+        for _ in range(min(room, max(_FIRST_SLOTS, len(session.slots)))):
+            slot = Slot()
             slot.task = session.begin(self._work(session, slot))
             session.slots.append(slot)
+            session.idle += 1
 
-    async def _wind_down(self, session: _Session, stop: Stop) -> None:
+    async def _wind_down(self, session: Session, stop: Stop) -> None:
         """Let what is in flight finish while the grace period lasts, and have the rest given back."""
         session.stopping = True
         busy = []
@@ -304,12 +260,14 @@ class Pump:
 
     # One message after the other
 
-    async def _work(self, session: _Session, slot: _Slot) -> None:
+    async def _work(self, session: Session, slot: Slot) -> None:
         settle = self._settlement.settle
         while not session.stopping:
             await self._room.enter()
             try:
                 lease = slot.lease = await self._receive(session)
+                session.idle -= 1
+                self._fill(session)
                 started = self._clock()
                 slot.handling = True
                 self._handling += 1
@@ -324,15 +282,16 @@ class Pump:
             self._adapt(session, seconds)
             settled = await settle(lease, outcome, seconds)
             slot.lease = None
+            session.idle += 1
             self._count(session, settled)
 
-    def _count(self, session: _Session, settled: Outcome | None) -> None:
+    def _count(self, session: Session, settled: Outcome | None) -> None:
         if isinstance(settled, Release):
             self._released += 1
         elif session.stopping and settled is not None:
             self._finished += 1
 
-    async def _receive(self, session: _Session) -> Lease:
+    async def _receive(self, session: Session) -> Lease:
         """The next lease. Safe to cancel, as `Subscription.receive` is."""
         while True:
             if session.trouble is not None:
@@ -349,7 +308,7 @@ class Pump:
                     session.news.set()
                 return lease
 
-    async def _handle(self, session: _Session, lease: Lease) -> Outcome:
+    async def _handle(self, session: Session, lease: Lease) -> Outcome:
         attempt = lease.attempt
         if attempt > self._settlement.retry.max_attempts:
             return Dead(_crash(attempt - 1))
@@ -370,7 +329,7 @@ class Pump:
             uncancel()  # the handler may have swallowed it; settling is not what was meant to be cancelled
         return outcome
 
-    def _adapt(self, session: _Session, seconds: float) -> None:
+    def _adapt(self, session: Session, seconds: float) -> None:
         """Fetch ahead of quick handlers, whose messages would else wait for one commit each, and not of slow ones."""
         if self._ahead:  # then part of the time is spent in the queue of the handler
             seconds *= self._concurrency / max(self._concurrency, self._handling + 1)
@@ -381,13 +340,13 @@ class Pump:
         elif self._average < _QUICK and self._settlement.retry.max_attempts >= _SAFE_ATTEMPTS:
             self._fetch(session, ahead=True)
 
-    def _fetch(self, session: _Session, *, ahead: bool) -> None:
+    def _fetch(self, session: Session, *, ahead: bool) -> None:
         session.fetch(self._concurrency + (_AHEAD if ahead else 0), ahead=ahead)
         self._room.resize(self._concurrency + (self._ahead if ahead else 0))
 
     # What goes on beside the messages
 
-    async def _keep_leases(self, session: _Session) -> None:
+    async def _keep_leases(self, session: Session) -> None:
         """Extend what is held at a third of the lease, outside of users' code."""
         pause = self._spec.lease / 3
         loop = asyncio.get_running_loop()
@@ -418,7 +377,7 @@ class Pump:
                 raise result
         return not any(isinstance(result, ConnectionLostError) for result in results)
 
-    async def _watch(self, session: _Session) -> None:
+    async def _watch(self, session: Session) -> None:
         """Sit out trouble, and look after a loop that gets nothing; return when its subscription seems to be stuck."""
         suspicious = 0
         while suspicious < 2:
@@ -433,7 +392,7 @@ class Pump:
             suspicious = suspicious + 1 if waiting and idle else 0
         _log.info("queue %s has messages but none arrived: subscribing anew", self.queue)
 
-    async def _probe(self, session: _Session) -> bool:
+    async def _probe(self, session: Session) -> bool:
         """Make a round trip; whether there are messages that somebody should be given."""
         session.news.clear()
         try:
@@ -445,7 +404,7 @@ class Pump:
             self._pulse.beat()
         return bool(depth.ready) and not self._spec.fifo
 
-    def _worry(self, session: _Session, error: TransportError) -> None:
+    def _worry(self, session: Session, error: TransportError) -> None:
         """Let nobody receive until `_watch` has made sure that the broker and the queue are there."""
         session.calm.clear()
         session.trouble = error
@@ -473,14 +432,14 @@ class Pump:
             self._events.emit(BrokerBack(self.queue, self._clock() - lost))
         return mended
 
-    async def _stays_calm(self, session: _Session) -> bool | None:
+    async def _stays_calm(self, session: Session) -> bool | None:
         """Let receive again; True when a message came or nothing happened for a while, None when there was trouble."""
         session.news.clear()
         session.calm.set()
         await happens(session.news, _CALM)
         return session.calm.is_set() or None
 
-    async def _give_back_when_stalled(self, session: _Session) -> None:
+    async def _give_back_when_stalled(self, session: Session) -> None:
         """End fetching ahead when nothing is taken of it any more: the handlers that run now are slow, or there is no work."""
         while True:
             await session.ahead.wait()
