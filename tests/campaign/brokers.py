@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 from urllib.error import URLError
 
+from tests.brokers.kafka_server import KafkaServer
 from tests.brokers.rabbitmq_server import RabbitMQServer, path_of
 from tests.brokers.redis_server import RedisServer
 from tests.brokers.sqs_server import SQSServer
@@ -77,4 +78,22 @@ class SQS(SQSServer):
         self.thaw()
 
 
-BROKERS: Mapping[str, type[Broker]] = {"rabbitmq": RabbitMQ, "redis": Redis, "sqs": SQS}
+class Kafka(KafkaServer):
+    once = False  # what is sent with an acknowledgement is stored first, and may be sent again after a crash
+    quiet = 40.0  # what is delayed is not counted, and those who were killed are missed after six seconds
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, settings={"log.flush.interval.messages": 1})
+
+    @property
+    def url(self) -> str:
+        return f"{super().url}&session=6&timeout=5"
+
+    def cut(self, chance: random.Random) -> None:
+        """It cannot be told to; its clients hear nothing for a while."""
+        self.freeze()
+        time.sleep(chance.uniform(0.1, 1.0))
+        self.thaw()
+
+
+BROKERS: Mapping[str, type[Broker]] = {"kafka": Kafka, "rabbitmq": RabbitMQ, "redis": Redis, "sqs": SQS}

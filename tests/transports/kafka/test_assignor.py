@@ -1,0 +1,39 @@
+"""Partitions go round, and those with work in hand stay where they are."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oncue.transports.kafka.assignor import Claim, share
+
+PARTITIONS = range(12)
+OWNERS = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=12, max_size=12)
+
+
+@given(OWNERS, st.integers(1, 6))
+def test_each_partition_has_one_owner_and_busy_ones_keep_theirs(owners: list[tuple[int, bool]], members: int) -> None:
+    claims = {}
+    for member in range(members):
+        owned = [place for place, (owner, _) in enumerate(owners) if owner == member]
+        claims[str(member)] = Claim(owned, [place for place in owned if owners[place][1]])
+    shares = share(PARTITIONS, claims)
+    assert sorted(place for mine, _ in shares.values() for place in mine) == list(PARTITIONS)
+    for member, claim in claims.items():
+        mine, over = shares[member]
+        assert set(claim.busy) <= set(mine)
+        assert set(over) <= set(claim.busy)
+    after = [len(mine) - len(over) for mine, over in shares.values()]
+    if not any(over for _, over in shares.values()):
+        assert max(after) - min(after) <= 1
+
+
+def test_nothing_moves_when_all_is_fair() -> None:
+    claims = {"a": Claim([0, 3]), "b": Claim([1, 2])}
+    assert share(range(4), claims) == {"a": ([0, 3], []), "b": ([1, 2], [])}
+
+
+def test_who_has_too_much_work_in_hand_is_told_what_to_finish() -> None:
+    shares = share(range(4), {"a": Claim([0, 1, 2, 3], [0, 1, 2, 3]), "b": Claim()})
+    mine, over = shares["a"]
+    assert (mine, len(over)) == ([0, 1, 2, 3], 2)
