@@ -222,7 +222,7 @@ def test_a_queue_with_other_settings_ends_it_and_says_what_to_do() -> None:
         (APP, ["--metrics", "here"], "oncue: command line: --metrics is 'here', expected HOST:PORT"),
         (APP, ["--metrics", "203.0.113.1:9"], "oncue: metrics and health cannot be served on 203.0.113.1:9: "),
         (APP, ["--results", "ftp://bucket"], "oncue: result store 'ftp://bucket': expected 'sqlite:///"),
-        ("from oncue import App\napp = App('kafka://h')\n@app.actor\ndef a(x): ...\n", [], "oncue: transport kafka: is not in this release yet"),
+        ("from oncue import App\napp = App('gopher://h')\n@app.actor\ndef a(x): ...\n", [], "oncue: transport gopher: is an unknown scheme"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_one_line_and_code_2(app: str, words: list[str], expected: str) -> None:

@@ -262,7 +262,7 @@ def test_it_ends_at_once_while_it_is_connecting_to_somebody_who_does_not_answer(
     ("settings", "text"),
     [
         ({}, "ASYA_ACTOR_NAME is required"),
-        ({"ASYA_ACTOR_NAME": "a", "ASYA_TRANSPORT": "sqs"}, "transport sqs: is not in this release yet"),
+        ({"ASYA_ACTOR_NAME": "a", "ONCUE_URL": "gopher://h"}, "transport gopher: is an unknown scheme"),
         ({"ASYA_ACTOR_NAME": "a", "ONCUE_SOCKET_DIR": "/" + "x" * 120}, "no socket's may have more than 107"),
         ({"ASYA_ACTOR_NAME": "a", "ONCUE_BUILT_IN": "true"}, "only 'happy-end' and 'error-end' are"),
         (
