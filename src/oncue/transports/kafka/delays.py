@@ -31,6 +31,7 @@ _AT_A_TIME = 500
 _LONGEST_WAIT = 60.0
 _EMPTY = 1.0
 _PAUSE = 0.2
+_JOINING = 5.0
 
 
 def level_of(left: float) -> int:
@@ -53,14 +54,25 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
         self._mover: asyncio.Task[None] | None = None
         self._waiting: dict[TopicPartition, deque[Any]] = {}
         self._moving = asyncio.Lock()
+        self._needed = asyncio.Event()
+        self._joined = asyncio.Event()
+        self._joined.set()
 
     def start(self) -> None:
         """Move on what comes due, until it is closed."""
         if self._mover is None:
             self._mover = asyncio.create_task(self._run())
 
+    def need(self) -> None:
+        """There is something to move from now on."""
+        self._needed.set()
+        self.start()
+
     async def close(self) -> None:
         if self._mover is not None:
+            with suppress(TimeoutError):  # who goes away while it joins is missed by the others for a whole session
+                async with asyncio.timeout(_JOINING):
+                    await self._joined.wait()
             async with self._moving:
                 self._mover.cancel()
             await asyncio.wait([self._mover])
@@ -68,29 +80,35 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, _revoked: Any) -> None:
         async with self._moving:
             self._waiting.clear()
+            self._joined.clear()
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
         self._waiting = {place: deque() for place in assigned}
+        self._joined.set()
 
     async def _run(self) -> None:
         while True:
             with suppress(*TROUBLE, TransportError):
                 if await self._desk.cluster.topics(TOPIC):
                     await self._follow()
-            await asyncio.sleep(_EMPTY)
+            self._needed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EMPTY):
+                    await self._needed.wait()
 
     async def _follow(self) -> None:
         address = self._desk.address
         consumer = self._desk.cluster.reader(
             group_id=self._desk.group("delayed"),
             session_timeout_ms=max(6000, round(address.session * 1000)),
-            heartbeat_interval_ms=1000,
+            heartbeat_interval_ms=500,
             max_poll_interval_ms=2**31 - 1,
             rebalance_timeout_ms=30_000,
         )
         consumer.subscribe([TOPIC], listener=self)
-        await consumer.start()
+        self._joined.clear()
         try:
+            await consumer.start()
             while True:
                 try:
                     await self._read(consumer)
@@ -99,6 +117,7 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
                     await asyncio.sleep(_PAUSE)
                     await self._start_over(consumer)
         finally:
+            self._joined.set()
             with suppress(*TROUBLE):
                 await consumer.stop()
 

@@ -198,10 +198,10 @@ class Desk:
 
     async def postpone(self, record: Record, send: Send, due: float, **state: Any) -> Awaitable[None]:
         """Store a message where it waits until it is due (s since 1970). What is returned is to be awaited too."""
-        self.delays.start()
         if not self._delaying:
             await self.cluster.create(TOPIC, LEVELS)
             self._delaying = True
+            self.delays.need()
         parcel = encode(send.message, queue=record.spec.name, incarnation=record.incarnation, due=due, **state)
         return await self.wait_on(parcel, due)
 

@@ -91,6 +91,7 @@ class Member:
         except TROUBLE as error:
             self.ended = True
             self.stopped.set()
+            await self.consumer.stop()
             raise fault(error, self.desk.address.shown) from error
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._commit())]
 
