@@ -86,6 +86,7 @@ ALONE = (
     "oncue.cli.",
     "oncue.local.",
     "oncue.transports.sqlite.store",
+    "oncue.transports.nats.core",
     "oncue.transports.rabbitmq.amqp",
 )
 """Where errors of their own never meet a user of the library: a file that imports nothing of ours, whole processes, a

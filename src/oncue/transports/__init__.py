@@ -24,12 +24,14 @@ _OPENERS = {
     "kafka": "oncue.transports.kafka:open_kafka",
     "kafka+ssl": "oncue.transports.kafka:open_kafka",
     "memory": "oncue.transports.memory:open_memory",
+    "nats": "oncue.transports.nats:open_nats",
     "redis": "oncue.transports.redis:open_redis",
     "rediss": "oncue.transports.redis:open_redis",
     "sqs": "oncue.transports.sqs:open_sqs",
     "sqlite": "oncue.transports.sqlite:open_sqlite",
+    "tls": "oncue.transports.nats:open_nats",
 }
-_PLANNED = frozenset({"nats", "pubsub"})
+_PLANNED = frozenset({"pubsub"})
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):", re.ASCII)
 
 Opener = Callable[[str], Awaitable[Transport]]

@@ -1,0 +1,48 @@
+"""What the server says against something, as errors of ours. No text gets out without being redacted."""
+
+from __future__ import annotations
+
+from oncue.core.errors import (
+    AccessDeniedError,
+    ConnectionLostError,
+    IncompatibleStoreError,
+    StorageFullError,
+    TransportError,
+    again,
+)
+from oncue.core.redact import redact
+from oncue.transports.nats.core import ClosedError, DeniedError, Refusal, RefusedError
+
+STREAM_NOT_FOUND, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND = 10059, 10014, 10037
+STREAM_EXISTS, CONSUMER_NOT_UNIQUE, CONSUMER_EXISTS = 10058, (10099, 10100), (10013, 10148)
+TOO_LARGE = 10054
+_FULL = frozenset({10002, 10023, 10027, 10028, 10047, 10077, 10113, 10120})
+"""No room, or a limit of the stream or the account is reached."""
+_OFF = frozenset({10035, 10039, 10076})
+"""No JetStream for this account, or none at all."""
+
+
+def fault(error: BaseException, where: str) -> TransportError:
+    """`error` as one of ours; `where` names the server without secrets."""
+    if isinstance(error, TransportError):
+        return again(error)
+    shown = redact(str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__))
+    if isinstance(error, RefusedError):
+        return _refused(error.refusal, f"{where}: {shown}")
+    if isinstance(error, DeniedError) or (isinstance(error, ClosedError) and error.denied):
+        return AccessDeniedError(f"{where}: access was denied: {shown}")
+    if isinstance(
+        error, ValueError | ImportError | PermissionError | FileNotFoundError
+    ):  # of a key, when it is read anew
+        return AccessDeniedError(f"{where}: its key cannot be used: {shown}")
+    return ConnectionLostError(f"{where}: {shown}")
+
+
+def _refused(error: Refusal, text: str) -> TransportError:
+    if error.err_code in _FULL:
+        return StorageFullError(text)
+    if error.err_code in _OFF:
+        return IncompatibleStoreError(f"{text}: JetStream is needed")
+    if error.code in {503, 504, 408}:
+        return ConnectionLostError(text)
+    return IncompatibleStoreError(text)
