@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 from urllib.error import URLError
 
 from tests.brokers.kafka_server import KafkaServer
+from tests.brokers.nats_server import NATSServer
 from tests.brokers.rabbitmq_server import RabbitMQServer, path_of
 from tests.brokers.redis_server import RedisServer
 from tests.brokers.sqs_server import SQSServer
@@ -96,4 +97,22 @@ class Kafka(KafkaServer):
         self.thaw()
 
 
-BROKERS: Mapping[str, type[Broker]] = {"kafka": Kafka, "rabbitmq": RabbitMQ, "redis": Redis, "sqs": SQS}
+class NATS(NATSServer):
+    once = False  # what is sent with an acknowledgement is stored first, and may be sent again after a crash
+    quiet = 0.0
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, jetstream="sync_interval: always")
+
+    @property
+    def url(self) -> str:
+        return f"{super().url}?timeout=5"
+
+    def cut(self, chance: random.Random) -> None:
+        """It cannot be told to; its clients hear nothing for a while."""
+        self.freeze()
+        time.sleep(chance.uniform(0.1, 1.0))
+        self.thaw()
+
+
+BROKERS: Mapping[str, type[Broker]] = {"kafka": Kafka, "nats": NATS, "rabbitmq": RabbitMQ, "redis": Redis, "sqs": SQS}
