@@ -26,6 +26,8 @@ ONCE = "tests/runtime"
 """Tests that would do the same on each Python: they run the runtime on all that there are."""
 IN_THE_MAKING = (
     *(f"tests/transports/conformance/test_{name}.py" for name in ("kafka", "nats", "pubsub", "sqs")),
+    "tests/transports/nats",
+    "tests/transports/pubsub",
     *(f"tests/transports/kafka/test_{name}.py" for name in ("crash", "rebalance")),
     *(f"tests/transports/sqs/test_{name}.py" for name in ("trouble", "work")),
 )
