@@ -39,25 +39,34 @@ for pid in started:
 """
 
 
+def found() -> str | None:
+    """The server's program, if there is one."""
+    return str(_FETCHED) if _FETCHED.exists() else shutil.which("nats-server")
+
+
 def program() -> str:
-    """The server's program; skip the test where there is none, and fail it in continuous integration."""
-    found = str(_FETCHED) if _FETCHED.exists() else shutil.which("nats-server")
-    if found is None:
+    """The same; skip the test where there is none, and fail it in continuous integration."""
+    program = found()
+    if program is None:
         reason = f"there is no nats-server, and {ENVIRONMENT} names no server"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    return found
+    return program
 
 
 def old_program() -> str:
     """One of before 2.12; skip the test where there is none."""
-    found = os.environ.get(OLD) or shutil.which("nats-server")
-    if found is not None:
-        version = subprocess.run([found, "--version"], check=True, capture_output=True, text=True).stdout
-        if tuple(map(int, version.rpartition("v")[2].split(".")[:2])) < (2, 12):
-            return found
+    program = os.environ.get(OLD) or shutil.which("nats-server")
+    if program is not None and tuple(map(int, version(program).split(".")[:2])) < (2, 12):
+        return program
     pytest.skip(f"there is no nats-server before 2.12, and {OLD} names none")
+
+
+def version(program: str) -> str:
+    """As it says itself, such as 2.12.1."""
+    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+    return said.rpartition("v")[2].strip()
 
 
 class NATSServer:

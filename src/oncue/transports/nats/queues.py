@@ -142,10 +142,10 @@ class Queues:
                 place = await self.find(name)
                 continue
             there = (stream.state.subjects or {}).get(subject, 0)
-            if consumer.num_pending + consumer.num_ack_pending == there or not left:
-                return Depth(
-                    max(0, there - consumer.num_ack_pending), consumer.num_ack_pending, stream.state.messages - there
-                )
+            delayed = stream.state.messages - there
+            if not left or (consumer.num_pending + consumer.num_ack_pending == there and delayed >= 0):
+                ready = max(0, there - consumer.num_ack_pending)
+                return Depth(ready, consumer.num_ack_pending, max(0, delayed))
         raise ConnectionLostError(f"{self._address.shown}: queue {name!r} is made and deleted all the time")
 
     async def look(self, name: str, limit: int) -> Sequence[Message]:

@@ -172,7 +172,7 @@ class NATSSubscription:
             if self._lapse is not None:
                 self._lapse.cancel()
             self._lapse = self.loop.call_at(lease.until, self._on_lapse)
-        if self._keep is None and lease.until > lease.deadline - self.place.wait / _KEPT:
+        if self._keep is None and self._outlasts(lease):
             self._keep = self.loop.call_later(self.place.wait / _KEPT, self._on_keep)
 
     # What comes
@@ -286,13 +286,17 @@ class NATSSubscription:
         for lease in self._leases:
             if lease.stage not in {Stage.HELD, Stage.SETTLING} or now > lease.deadline:
                 continue
-            if lease.until > lease.deadline - wait / _KEPT:
+            if self._outlasts(lease):
                 going = True
                 if lease.deadline < soon and connection is not None:
                     connection.publish(lease.reply, PROGRESS)
                     lease.deadline = now + wait
         if going:
             self._keep = self.loop.call_later(wait / _KEPT, self._on_keep)
+
+    def _outlasts(self, lease: NATSLease) -> bool:
+        """Whether it was extended by more than the server waits by itself."""
+        return lease.until > lease.deadline - self.place.wait / 10
 
     def _on_tidy(self) -> None:
         """What lay here for long goes back, and nothing more is taken before somebody asks."""
