@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 from oncue.core.errors import (
     AccessDeniedError,
     ConnectionLostError,
@@ -31,9 +33,8 @@ def fault(error: BaseException, where: str) -> TransportError:
         return _refused(error.refusal, f"{where}: {shown}")
     if isinstance(error, DeniedError) or (isinstance(error, ClosedError) and error.denied):
         return AccessDeniedError(f"{where}: access was denied: {shown}")
-    if isinstance(
-        error, ValueError | ImportError | PermissionError | FileNotFoundError
-    ):  # of a key, when it is read anew
+    of_a_key = isinstance(error, ValueError | ImportError | FileNotFoundError)  # which is read anew for each connection
+    if of_a_key and not isinstance(error, ssl.SSLError):
         return AccessDeniedError(f"{where}: its key cannot be used: {shown}")
     return ConnectionLostError(f"{where}: {shown}")
 
