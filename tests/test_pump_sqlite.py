@@ -58,10 +58,10 @@ async def test_each_message_comes_to_its_end(tmp_path: Path, concurrency: int) -
 
 async def test_a_handler_of_several_leases_gets_its_message_once(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with opened(tmp_path, lease=0.6) as world:
+        async with opened(tmp_path, lease=1.2) as world:
             await world.send("a")
-            work = Work(2.0)
-            async with world.running(world.pump(work, lease=0.6)):
+            work = Work(3.0)
+            async with world.running(world.pump(work, lease=1.2)):
                 await world.heard.wait(MessageDone)
             assert work.calls == [("a", 1)]
             assert not world.heard.of(LeaseLost)
