@@ -26,6 +26,7 @@ REPID = "bench.brokers.contenders.repid"
 GOALS = {
     "redis": Goals({REPID: 2.5, "": 8.0}, 3.0, 1.5, 1.5, 0.7, 10_000),
     "rabbitmq": Goals({"": 5.0}, 1.5, 1.5, 2.0, 0.7, 8_000),
+    "nats": Goals({"": 3.0}, 1.5, 1.5, 2.0, 0.7, 8_000),
     "sqs": Goals({"": 3.0}, 3.0, 3.0, 20.0, 0.7, 500),
 }
 

@@ -122,7 +122,33 @@ def sqs() -> Iterator[Places]:
     yield place
 
 
-SERVERS: dict[str, Callable[[], AbstractContextManager[Places]]] = {"redis": redis, "rabbitmq": rabbitmq, "sqs": sqs}
+@contextmanager
+def nats() -> Iterator[Places]:
+    """Servers with JetStream as it comes, which write to disk every two minutes; each place is a server."""
+    from tests.brokers.nats_server import NATSServer, found
+
+    if found() is None:
+        raise AbsentError("there is no nats-server, neither in .servers/nats nor installed")
+
+    @contextmanager
+    def place() -> Iterator[Place]:
+        with tempfile.TemporaryDirectory(prefix="oncue-bench-") as folder:
+            server = NATSServer(Path(folder))
+            try:
+                server.start()
+                yield Place(server.url, server.pid)
+            finally:
+                server.close()
+
+    yield place
+
+
+SERVERS: dict[str, Callable[[], AbstractContextManager[Places]]] = {
+    "redis": redis,
+    "rabbitmq": rabbitmq,
+    "sqs": sqs,
+    "nats": nats,
+}
 
 
 def version(broker: str) -> str:
@@ -133,6 +159,10 @@ def version(broker: str) -> str:
         return "Redis " + said.partition("v=")[2].partition(" ")[0]
     if broker == "sqs":
         return "ElasticMQ " + next(iter(ROOT.glob(".servers/elasticmq/elasticmq-server*.jar"))).stem.rpartition("-")[2]
+    if broker == "nats":
+        from tests.brokers import nats_server
+
+        return "NATS " + nats_server.version(nats_server.found() or "")
     found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*"))
     return "RabbitMQ " + (found[-1].name.rpartition("-")[2] if found else "of unknown version")
 

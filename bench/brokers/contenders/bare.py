@@ -2,6 +2,7 @@
 
 On Redis, a stream with a consumer group, whose entries are acknowledged and deleted. On RabbitMQ, a durable queue, persistent
 messages that are confirmed, and acknowledgements of all that came until then. On SQS, batches of ten, four requests at a time.
+On NATS, a work-queue stream, publishes that are answered, a durable pull consumer, and acknowledgements that are answered too.
 """
 
 from __future__ import annotations
@@ -11,28 +12,38 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from bench.brokers.contest import Calls
+from bench.brokers.contest import BATCH, Calls
 
 NAME = "bare client"
-PACKAGES = {"redis": ("redis", "hiredis", "uvloop"), "rabbitmq": ("aiormq", "uvloop"), "sqs": ("aiobotocore",)}
+PACKAGES = {
+    "redis": ("redis", "hiredis", "uvloop"),
+    "rabbitmq": ("aiormq", "uvloop"),
+    "sqs": ("aiobotocore",),
+    "nats": ("nats-py", "uvloop"),
+}
 MODES = {
     "redis": {"pipeline": 1.0},
     "rabbitmq": {"gathered, confirmed": 1.0},
     "sqs": {"batches of ten": 0.3},
+    "nats": {"gathered, confirmed": 1.0},
 }
-CHOICES = {"redis": ("256", "1000"), "rabbitmq": ("256", "1000"), "sqs": ("4", "8")}
+CHOICES = {"redis": ("256", "1000"), "rabbitmq": ("256", "1000"), "sqs": ("4", "8"), "nats": ("100", "500")}
 QUEUE, GROUP = "work", "workers"
 
 
 def sender(url: str, _mode: str) -> Any:
     if url.startswith("sqs"):
         return _sqs_sender(url)
+    if url.startswith("nats"):
+        return _nats_sender(url)
     return _redis_sender(url) if url.startswith("redis") else _rabbitmq_sender(url)
 
 
 def worker(url: str, add: Callable[[int], None], batch: str = "1000") -> Any:
     if url.startswith("sqs"):
         return _sqs_worker(url, add, min(int(batch), 8))
+    if url.startswith("nats"):
+        return _nats_worker(url, add, int(batch))
     return (_redis_worker if url.startswith("redis") else _rabbitmq_worker)(url, add, int(batch))
 
 
@@ -198,3 +209,53 @@ async def _sqs_worker(url: str, add: Callable[[int], None], at_once: int) -> Asy
         for task in working:
             task.cancel()
         await asyncio.wait(working)
+
+
+@asynccontextmanager
+async def _nats(url: str) -> AsyncIterator[Any]:
+    import nats
+    from nats.js.api import RetentionPolicy, StreamConfig
+
+    client = await nats.connect(url)
+    js = client.jetstream(publish_async_max_pending=BATCH)
+    await js.add_stream(StreamConfig(name=QUEUE, subjects=[QUEUE], retention=RetentionPolicy.WORK_QUEUE))
+    yield js
+    await client.close()
+
+
+@asynccontextmanager
+async def _nats_sender(url: str) -> AsyncIterator[Calls]:
+    async with _nats(url) as js:
+
+        async def one(number: int) -> None:
+            await js.publish(QUEUE, b"%d" % number, headers={"Nats-Msg-Id": str(number)})
+
+        async def many(numbers: Sequence[int]) -> None:
+            answers = [
+                await js.publish_async(QUEUE, b"%d" % number, headers={"Nats-Msg-Id": str(number)})
+                for number in numbers
+            ]
+            await asyncio.gather(*answers)
+
+        yield Calls(one, many)
+
+
+@asynccontextmanager
+async def _nats_worker(url: str, add: Callable[[int], None], batch: int) -> AsyncIterator[None]:
+    from nats.errors import TimeoutError as NothingError
+
+    async with _nats(url) as js:
+        consumer = await js.pull_subscribe(QUEUE, durable=GROUP, stream=QUEUE)
+
+        async def work() -> None:
+            while True:
+                with suppress(NothingError):
+                    messages = await consumer.fetch(batch, timeout=1)
+                    for message in messages:
+                        add(int(message.data))
+                    await asyncio.gather(*(message.ack_sync(timeout=10) for message in messages))
+
+        working = asyncio.create_task(work())
+        yield
+        working.cancel()
+        await asyncio.wait([working])

@@ -1,6 +1,6 @@
 """OnCue through its public library as it comes: acknowledged after success, attempts counted, leases kept alive, the messages of
 a worker that died handed out again. On RabbitMQ it makes quorum queues, and every send is confirmed, and refused where there is no
-queue.
+queue. On NATS it waits for the server's answer to each send and each acknowledgement.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from bench.brokers.contest import Calls
 from oncue import App
 
 NAME = "OnCue"
-PACKAGES = {"redis": ("oncue", "uvloop"), "rabbitmq": ("oncue", "uvloop"), "sqs": ("oncue", "aiobotocore")}
+PACKAGES = {
+    "redis": ("oncue", "uvloop"),
+    "rabbitmq": ("oncue", "uvloop"),
+    "sqs": ("oncue", "aiobotocore"),
+    "nats": ("oncue", "uvloop"),
+}
 MODES = {broker: {"concurrent": 1.0, "send_many": 1.0, "one by one": 0.1} for broker in PACKAGES}
 CONCURRENCY = 256
 

@@ -1,5 +1,5 @@
-"""Taskiq with its brokers that acknowledge, after success: `RedisStreamBroker`, and `AioPikaBroker` on a durable queue that is
-not replicated. uvloop as in its own command, no results, arguments not parsed again, and as many tasks at a time and messages
+"""Taskiq with its brokers that acknowledge, after success: `RedisStreamBroker`, `AioPikaBroker` on a durable queue that is not
+replicated, and `PullBasedJetStreamBroker`, whose acknowledgements nobody answers. uvloop as in its own command, no results, arguments not parsed again, and as many tasks at a time and messages
 at a read as drain fastest here. It has no call for many; on RabbitMQ its sends are always confirmed.
 """
 
@@ -16,8 +16,13 @@ NAME = "Taskiq"
 PACKAGES = {
     "redis": ("taskiq", "taskiq-redis", "redis", "uvloop"),
     "rabbitmq": ("taskiq", "taskiq-aio-pika", "aio-pika", "uvloop"),
+    "nats": ("taskiq", "taskiq-nats", "nats-py", "uvloop"),
 }
-MODES = {"redis": {"concurrent": 1.0}, "rabbitmq": {"concurrent, confirmed": 1.0}}
+MODES = {
+    "redis": {"concurrent": 1.0},
+    "rabbitmq": {"concurrent, confirmed": 1.0},
+    "nats": {"concurrent, confirmed": 1.0},
+}
 SENDERS = 50
 CHOICES = {
     "redis": ("5 at a time, read 100", "20 at a time, read 100", "20 at a time, read 1000", "50 at a time, read 1000"),
@@ -27,6 +32,7 @@ CHOICES = {
         "100 at a time, read 200",
         "100 at a time, read 1000",
     ),
+    "nats": ("5 at a time, read 100", "20 at a time, read 100", "100 at a time, read 500"),
 }
 CONNECTIONS = 50
 
@@ -38,6 +44,12 @@ def _broker(url: str, add: Callable[[int], None] | None = None, *, read: int = 1
         broker: Any = RedisStreamBroker(
             url, consumer_id="0", xread_count=read, max_connection_pool_size=CONNECTIONS, unacknowledged_lock_timeout=60
         )
+    elif url.startswith("nats"):
+        from nats.js.api import RetentionPolicy, StreamConfig
+        from taskiq_nats import PullBasedJetStreamBroker
+
+        stream = StreamConfig(retention=RetentionPolicy.WORK_QUEUE)
+        broker = PullBasedJetStreamBroker(url, stream_config=stream, pull_consume_batch=read, pull_consume_timeout=1.0)
     else:
         from taskiq_aio_pika import AioPikaBroker, Queue, QueueType
 
