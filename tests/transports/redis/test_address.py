@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given
@@ -92,13 +90,3 @@ def test_what_is_no_message_is_refused(message: Message) -> None:
 def test_a_body_that_is_too_large_is_refused() -> None:
     with pytest.raises(MessageTooLargeError):
         encode(Send("work", Message(bytes(MAX_BODY + 1), "id")))
-
-
-def test_who_has_no_client_is_told_what_to_install() -> None:
-    program = (
-        "import sys, asyncio\nsys.modules['redis'] = None\nfrom oncue.transports import open_transport\n"
-        "try: asyncio.run(open_transport('rediss://h'))\nexcept Exception as error: print(type(error).__name__, error)"
-    )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert said.startswith("MissingExtraError")
-    assert "pip install 'oncue[redis]'" in said
