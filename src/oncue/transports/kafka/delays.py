@@ -32,6 +32,8 @@ _LONGEST_WAIT = 60.0
 _EMPTY = 1.0
 _PAUSE = 0.2
 _JOINING = 5.0
+_TRIM = 5.0
+"""Seconds after which what has moved on is deleted, so that it is not moved again when the servers forget the group."""
 
 
 def level_of(left: float) -> int:
@@ -53,6 +55,8 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
         self._desk = desk
         self._mover: asyncio.Task[None] | None = None
         self._waiting: dict[TopicPartition, deque[Any]] = {}
+        self._moved: dict[int, int] = {}  # up to where each level may be deleted
+        self._trim_at = 0.0
         self._moving = asyncio.Lock()
         self._needed = asyncio.Event()
         self._joined = asyncio.Event()
@@ -113,18 +117,21 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
                 try:
                     await self._read(consumer)
                     await self._move(consumer)
+                    await self._trim()
                 except (*TROUBLE, TransportError):
                     await asyncio.sleep(_PAUSE)
                     await self._start_over(consumer)
         finally:
             self._joined.set()
+            with suppress(*TROUBLE, TransportError):
+                await self._delete_moved()
             with suppress(*TROUBLE):
                 await consumer.stop()
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         """Wait for something new, or until the next one goes on."""
         wait = min((_goes(lane[0]) for lane in self._waiting.values() if lane), default=math.inf) - time.time()
-        wait = max(0.0, min(wait, _LONGEST_WAIT))
+        wait = max(0.0, min(wait, _TRIM if self._moved else _LONGEST_WAIT))
         wanted = [place for place, lane in self._waiting.items() if not lane]
         if not wanted:
             await asyncio.sleep(min(wait, _EMPTY))
@@ -147,6 +154,18 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
             if going:
                 await asyncio.gather(*going)
                 await consumer.commit(done)
+                self._moved |= {place.partition: offset for place, offset in done.items()}
+
+    async def _trim(self) -> None:
+        if self._moved and time.monotonic() >= self._trim_at:
+            self._trim_at = time.monotonic() + _TRIM
+            await self._delete_moved()
+
+    async def _delete_moved(self) -> None:
+        moved = dict(self._moved)
+        if moved:
+            await self._desk.cluster.drop(TOPIC, moved)
+            self._moved = {level: offset for level, offset in self._moved.items() if offset > moved.get(level, 0)}
 
     async def _start_over(self, consumer: AIOKafkaConsumer) -> None:
         """What was taken and not passed on is read again."""
