@@ -30,6 +30,7 @@ from oncue.transports.nats.codec import (
     names_of,
     schedule,
     status,
+    stored_at,
     without_due,
 )
 from oncue.transports.nats.core import Login
@@ -201,11 +202,11 @@ def test_what_is_no_message_is_told_apart(header: bytes, code: tuple[int, str], 
 
 def test_deliveries_are_read_with_and_without_a_domain() -> None:
     for reply in (
-        b"$JS.ACK.oncue-a.oncue.2.77.5.1700.0",
-        b"$JS.ACK.hub.hash.oncue-a.oncue.2.77.5.1700.0",
-        b"$JS.ACK._.hash.oncue-a.oncue.2.77.5.1700.0.random",
+        b"$JS.ACK.oncue-a.oncue.2.77.5.1700500000000.0",
+        b"$JS.ACK.hub.hash.oncue-a.oncue.2.77.5.1700500000000.0",
+        b"$JS.ACK._.hash.oncue-a.oncue.2.77.5.1700500000000.0.random",
     ):
-        assert (delivery_of(reply), consumer_of(reply)) == ((2, 77), "oncue")
+        assert (delivery_of(reply), consumer_of(reply), stored_at(reply)) == ((2, 77), "oncue", 1700.5)
 
 
 @given(st.floats(0, 3e8, exclude_min=True), st.floats(-100, 100))

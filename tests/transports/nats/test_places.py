@@ -62,16 +62,23 @@ def by_tls(server: NATSServer, certificate: tuple[Path, Path], *options: str) ->
     return f"{server.url.replace('nats:', 'tls:')}?{'&'.join(words)}"
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 @pytest.mark.parametrize("faster", [False, True])
 def test_a_server_whose_certificate_is_trusted_is_used_by_tls(
     secure: NATSServer, certificate: tuple[Path, Path], *, faster: bool
 ) -> None:
     async def main() -> None:
+        files = set()
         for option in (f"cacertfile={certificate[0]}", "verify=verify_none"):
             async with opened(by_tls(secure, certificate, option)) as transport:
                 await transport.send(*sends(1))
                 async with transport.subscribe("work", prefetch=1) as subscription:
                     await (await receive(subscription)).ack()
+            files.add(open_files())
+        assert len(files) == 1, "a socket was not closed in time"
 
     (uvloop.run if faster else asyncio.run)(main())
 
@@ -79,10 +86,12 @@ def test_a_server_whose_certificate_is_trusted_is_used_by_tls(
 async def test_a_server_whose_certificate_is_not_trusted_is_refused(
     secure: NATSServer, certificate: tuple[Path, Path]
 ) -> None:
+    before = open_files()
     with pytest.raises(ConnectionLostError, match="certificate"):
         await open_nats(by_tls(secure, certificate))
     with pytest.raises(ConnectionLostError):
         await open_nats(f"{secure.url}?timeout=2")
+    assert open_files() == before, "the socket was not closed in time"
 
 
 async def test_a_client_without_a_certificate_is_refused(secure: NATSServer, certificate: tuple[Path, Path]) -> None:

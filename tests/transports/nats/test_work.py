@@ -271,6 +271,19 @@ async def test_who_held_a_message_for_too_long_puts_nothing_back(url: str) -> No
         assert await depth(transport) == (0, 0, 0)
 
 
+async def test_what_reached_nobody_is_no_attempt(url: str) -> None:
+    async with opened(url) as transport, other_program(url) as js:
+        await transport.send(*sends(1))
+        pulled = await js.pull_subscribe_bind("oncue", f"{prefix_of(url)}-work")
+        (message,) = await pulled.fetch(1)
+        await message.nak()  # delivered again at once, as it is when who asked for it does not listen any more
+        async with transport.subscribe("work", prefetch=1) as subscription:
+            lease = await receive(subscription)
+            assert (lease.message.id, lease.attempt) == ("0", 1)
+            await lease.ack()
+        assert await depth(transport) == (0, 0, 0)
+
+
 async def test_a_lease_is_kept_for_longer_than_the_server_waits_by_itself(url: str, server: NATSServer) -> None:
     async with opened(url, lease=0.4) as transport, opened(url, lease=0.4) as other:
         await transport.send(*sends(1))

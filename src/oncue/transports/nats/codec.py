@@ -162,6 +162,12 @@ def delivery_of(reply: bytes) -> tuple[int, int]:
     return int(words[at]), int(words[at + 1])
 
 
+def stored_at(reply: bytes) -> float:
+    """When a message came to be in its stream, in seconds since 1970, by the server's clock; from the same subject."""
+    words = reply.split(b".")
+    return int(words[7 if len(words) == _PLAIN_WORDS else 9]) / 1e9
+
+
 def consumer_of(reply: bytes) -> str:
     """Whose delivery it is; from the subject that it is acknowledged by."""
     words = reply.split(b".")

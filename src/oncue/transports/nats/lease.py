@@ -119,9 +119,12 @@ class NATSLease:
         return successor(self.subscription, received, self.sequence, delay)
 
     def _given_back(self, error: TransportError | None) -> None:
-        if error is None:
-            self.subscription.acknowledge(self.reply)
-        self.subscription.settled(self)
+        """Its successor is stored, or not. If what acknowledges it is lost, it comes again and finds its successor there."""
+        connection = self.subscription.link.current
+        if error is not None or connection is None:
+            self.subscription.settled(self)
+        else:
+            connection.ask(self.reply, b"", lambda *_: self.subscription.settled(self))
 
     async def _repeat(self, received: Received, delay: float) -> None:
         parcel = self.anew(received, delay)

@@ -16,6 +16,7 @@ import msgspec
 
 from oncue.core.errors import ConnectionLostError, TransportError, again
 from oncue.transports.nats.codec import delivery_of, due_of, without_due
+from oncue.transports.nats.faults import fault
 from oncue.transports.nats.intake import Intake, take
 from oncue.transports.nats.place import LATER, Place, nanoseconds
 from oncue.transports.nats.publisher import Parcel, Publisher
@@ -80,11 +81,15 @@ def _move(
         return None
     moved: Future[TransportError | None] = asyncio.get_running_loop().create_future()
 
+    def acknowledged(_header: bytes, _body: bytes, error: Exception | None) -> None:
+        if not moved.done():
+            moved.set_result(None if error is None else fault(error, publisher.link.address.shown))
+
     def done(error: TransportError | None) -> None:
         now = publisher.link.current
-        if error is None and now is not None:
-            now.publish(reply, b"")
-        if not moved.done():
+        if error is None and now is not None:  # whoever counts may only go on when it is not there twice
+            now.ask(reply, b"", acknowledged)
+        elif not moved.done():
             moved.set_result(error)
 
     _, sequence = delivery_of(reply)

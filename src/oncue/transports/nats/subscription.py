@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from asyncio import CancelledError, Future, Task, TimerHandle
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from oncue.core.errors import (
     again,
 )
 from oncue.transports.checks import check_prefetch
-from oncue.transports.nats.codec import consumer_of, decode, delivery_of, status
+from oncue.transports.nats.codec import consumer_of, decode, delivery_of, status, stored_at
 from oncue.transports.nats.core import RefusedError, tell
 from oncue.transports.nats.faults import CONSUMER_NOT_FOUND, fault
 from oncue.transports.nats.intake import Intake
@@ -157,11 +158,6 @@ class NATSSubscription:
             self.settled(lease)
         tell(future)
 
-    def acknowledge(self, reply: bytes) -> None:
-        """Without waiting for an answer: if it is lost, the message comes again and finds its successor there."""
-        if self.link.current is not None:
-            self.link.current.publish(reply, b"")
-
     def reconnect(self) -> None:
         """There is no connection; have one."""
         self._intake.want(1)
@@ -187,9 +183,10 @@ class NATSSubscription:
         self._size += (len(body) - self._size) / 8
         lease = NATSLease(self, received, reply, sequence, self.loop.time())
         self._leases[lease] = None
-        if delivered > 1:  # whoever had it is gone
-            lost = received._replace(attempts=received.attempts + 1, lost=received.lost + 1)
-            lease.give_back(lost)
+        if delivered > 1:
+            if self._may_have_been_held(reply):
+                received = received._replace(attempts=received.attempts + 1, lost=received.lost + 1)
+            lease.give_back(received)
         elif not self._active or self._left or self._taken >= self._prefetch:
             lease.give_back(received)
         elif lease.suspect and self._suspects:
@@ -204,6 +201,11 @@ class NATSSubscription:
                 self._tidy = self.loop.call_at(lease.arrived + self._stale, self._on_tidy)
         if not self._intake.asked:
             self._aim()
+
+    def _may_have_been_held(self, reply: bytes) -> bool:
+        """Whether whoever had it is gone. What came too recently was on its way to somebody who had just stopped listening:
+        the server delivers that once more at once."""
+        return time.time() + self.place.skew - stored_at(reply) > self.place.wait / 2
 
     def _forget(self) -> None:
         """Nothing of what was received up to now is ours: its consumer is gone, perhaps with the queue."""

@@ -30,6 +30,8 @@ _LOOKS = 4
 """So many looks at what is overdue are made in the time that an answer may take."""
 _QUIET = 10.0
 """Seconds without a word after which the server is asked whether it is there; shorter than what firewalls forget."""
+_GOODBYE, _GONE = 1.0, 0.2
+"""Seconds within which the socket has to be closed: after what was to be written, and after a hang-up at once."""
 _DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
 _REFUSED = re.compile(r"authorization|authentication|account|permission|jwt|nkey|credential", re.IGNORECASE)
 
@@ -67,7 +69,7 @@ async def connect(endpoint: Endpoint) -> Connection:
             await loop.create_connection(lambda: connection, endpoint.host, endpoint.port, ssl=first)
             await connection.open()
     except BaseException:
-        connection.abort()
+        await connection.abort()
         raise
     return connection
 
@@ -81,6 +83,7 @@ class Connection(asyncio.Protocol):
         self.info: dict[str, Any] = {}
         self.closed: Future[ClosedError] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
+        self._lost: Future[None] = self._loop.create_future()
         self._introduced: Future[None] = self._loop.create_future()
         self._said: str | None = None  # the last error that the server told
         self._handlers: dict[int, Heard] = {}
@@ -134,18 +137,20 @@ class Connection(asyncio.Protocol):
         self._on_look()
 
     async def close(self) -> None:
-        """Write what is to be written, and hang up."""
+        """Write what is to be written, hang up, and return when the socket is closed."""
         if self._transport is not None and not self._transport.is_closing():
             self._flush()
             self._transport.close()
-        self._end(ClosedError("closed"))
-        await asyncio.sleep(0)
+            self._end(ClosedError("closed"))
+            await asyncio.wait([self._lost], timeout=_GOODBYE)  # with TLS the server says goodbye too, if it still can
+        await self.abort()
 
-    def abort(self) -> None:
-        """Hang up at once."""
-        if self._transport is not None:
-            self._transport.abort()
+    async def abort(self) -> None:
+        """Hang up at once, and return when the socket is closed."""
         self._end(ClosedError("closed"))
+        if self._transport is not None and not self._lost.done():
+            self._transport.abort()
+            await asyncio.wait([self._lost], timeout=_GONE)
 
     # Speaking
 
@@ -213,6 +218,7 @@ class Connection(asyncio.Protocol):
         said = self._said
         text = said or (str(error) or type(error).__name__ if error is not None else "the server hung up")
         self._end(ClosedError(text, denied=said is not None and _REFUSED.search(said) is not None))
+        tell(self._lost)
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
