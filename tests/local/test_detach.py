@@ -6,7 +6,10 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,31 @@ def test_a_detached_start_that_fails_says_why() -> None:
     assert done.returncode == 1
     assert "nothing was started (see .oncue/up.log)" in done.stderr
     assert "oncue.db" in done.stderr
+
+
+@contextmanager
+def detached(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """A detached start that waits for what is not there."""
+    command = [sys.executable, "-m", "oncue", *words, "up", "-d"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_detached_start_that_waits_says_what_for_and_is_over_when_it_is_interrupted() -> None:
+    write(manifest("echo", "jobs.echo"))
+    with detached("--transport", "redis://127.0.0.1:1") as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert said.startswith("oncue: still starting: redis://127.0.0.1:1/0: ")
+        assert "oncue down ends it" in said
+        assert find(Path(".oncue")) is not None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert "Traceback" not in process.stderr.read()
+    assert find(Path(".oncue")) is None
 
 
 def test_a_detached_second_start_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,13 +21,13 @@ from oncue.cli.group import Verb
 from oncue.cli.output import plural
 from oncue.cli.result import results_option
 from oncue.cli.session import Session
-from oncue.core.errors import SettingsError
+from oncue.core.errors import OnCueError, SettingsError
 from oncue.core.redact import redact_url
 from oncue.core.settings import Loaded, Settings
 from oncue.core.times import format_duration, timestamp
 from oncue.local.lines import Prefixed, Records
 from oncue.local.plan import Plan, Planned, manifests_here, plan
-from oncue.local.state import HOME, Running, Taken, answering, claim, find, making
+from oncue.local.state import HOME, Running, Taken, answering, ask, claim, find, making
 from oncue.local.supervisor import Local, Options
 from oncue.local.table import LiveTable, live_table
 from oncue.logs import configure_logs
@@ -39,6 +40,8 @@ _LOG = "up.log"
 _DRAW = 1.0
 _READY = b"ready\n"
 _LAST_LINES = 5
+_SOON = 3.0
+"""Seconds after which somebody who waits for a start is told what it waits for itself."""
 
 
 @click.command(
@@ -270,14 +273,38 @@ def _detach(
             start_new_session=True,
         )
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        told = pipe.read()
+    try:
+        told = _told(reading, home)
+    except KeyboardInterrupt:
+        child.terminate()
+        child.wait()
+        raise
     if told != _READY:
         code = child.wait()
         _show_end(home / _LOG)
         raise Failed("nothing was started", hint=f"see {HOME / _LOG}", code=code or 1)
     child.returncode = 0  # it is on its own from here
     click.echo(f"Started as process {child.pid}; its log is {HOME / _LOG}, and oncue down ends it.", err=True)
+
+
+def _told(reading: int, home: Path) -> bytes:
+    """What the new process says when it has started everything; nothing if it ends before. What keeps it is shown once."""
+    shown: set[str] = set()
+    with os.fdopen(reading, "rb") as pipe:
+        while not select.select([pipe], [], [], _SOON)[0]:
+            for error in _errors(home) - shown:
+                shown.add(error)
+                say(f"still starting: {error}", hint="oncue down ends it")
+        return pipe.read()
+
+
+def _errors(home: Path) -> set[str]:
+    """What goes wrong for what runs there, as far as it says."""
+    try:
+        running = find(home)
+        return {each.error for each in ask(running) if each.error} if running is not None else set()
+    except OnCueError:
+        return set()
 
 
 def _show_end(log: Path) -> None:
