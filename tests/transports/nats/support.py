@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import nats
@@ -12,7 +12,7 @@ from nats.js import JetStreamContext
 from transports.redis.support import Proxy
 from transports.words import receive
 
-from oncue.core.errors import LeaseLostError
+from oncue.core.errors import ConnectionLostError, LeaseLostError
 from oncue.transports.base import QueueSpec
 from oncue.transports.nats import NATSTransport, open_nats
 from oncue.transports.nats.address import parse
@@ -66,11 +66,24 @@ async def taken(transport: NATSTransport, queue: str = "work") -> list[str]:
                 continue
 
 
+async def surely(settle: Callable[[], Awaitable[None]]) -> None:
+    """Try again what could not be said."""
+    while True:
+        try:
+            await settle()
+            return
+        except ConnectionLostError:
+            await asyncio.sleep(0.01)
+
+
 async def settled_down(transport: NATSTransport, *queues: str) -> None:
     """Return when the queues are empty."""
     async with asyncio.timeout(45):
         for queue in queues:
-            while any(await depth(transport, queue)):
+            while True:
+                with suppress(ConnectionLostError):
+                    if not any(await depth(transport, queue)):
+                        break
                 await asyncio.sleep(0.02)
 
 

@@ -103,6 +103,11 @@ def test_an_address_shows_no_secrets() -> None:
     assert SECRET not in f"{address!r}{address.shown}{address.endpoints()!r}{address.login!r}"
 
 
+def test_hosts_share_the_time_to_be_reached_and_each_has_all_of_it_to_answer() -> None:
+    found = parse("nats://a,b?timeout=3").endpoints()
+    assert [(each.host, each.opening, each.timeout) for each in found] == [("a", 1.5, 3.0), ("b", 1.5, 3.0)]
+
+
 def test_no_client_is_imported_for_a_url_of_this_transport() -> None:
     code = "import sys, oncue.transports.nats; sys.exit(bool({'nats', 'nkeys'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

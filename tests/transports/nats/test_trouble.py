@@ -6,13 +6,13 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from brokers.nats_server import NATSServer
-from transports.nats.support import Wire, depth, opened, other_program, prefix_of, settled_down, taken
+from transports.nats.support import Wire, depth, opened, other_program, prefix_of, settled_down, surely, taken
 from transports.words import receive, send_surely, sends
 
 from oncue.core.errors import (
@@ -51,16 +51,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NATSServer]:
 
 def as_user(server: NATSServer, user: str, password: str = SECRET) -> str:
     return f"{server.url.replace('//', f'//{user}:{password}@')}?prefix=work&inbox=_INBOX.{user}"
-
-
-async def surely(settle: Callable[[], Awaitable[None]]) -> None:
-    """Try again what could not be said."""
-    while True:
-        try:
-            await settle()
-            return
-        except ConnectionLostError:
-            await asyncio.sleep(0.01)
 
 
 # Who may not
@@ -199,6 +189,15 @@ async def test_a_connection_that_is_dead_without_a_word_is_noticed(url: str) -> 
         )  # until the server knows of it too: what it sends to the dead comes again after the lease
         await sender.send(*sends(1))
         assert (await receive(subscription)).message.id == "0"
+
+
+async def test_a_question_that_was_lost_on_its_way_is_asked_again(url: str) -> None:
+    async with Wire(url) as wire, opened(wire.url) as transport:
+        wire.mute = True  # as a server that led, and is gone before it answers
+        asking = asyncio.ensure_future(transport.depth("work"))
+        await asyncio.sleep(0.2)
+        wire.mute = False
+        assert (await asking).ready == 0
 
 
 async def test_a_send_that_is_cut_off_is_reported_and_its_repetition_is_stored_once(url: str) -> None:

@@ -56,7 +56,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return "$JS.API" if self.domain is None else f"$JS.{self.domain}.API"
 
     def endpoints(self) -> list[Endpoint]:
-        """What to connect to, in turn; each has its share of the time."""
+        """What to connect to, in turn; each has its share of the time to be reached."""
         return [
             Endpoint(
                 host=host,
@@ -65,7 +65,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
                 ssl=None if self.tls is None else _context(self.tls),
                 handshake_first=self.handshake_first,
                 inbox=self.inbox,
-                timeout=self.timeout / len(self.hosts),
+                opening=self.timeout / len(self.hosts),
+                timeout=self.timeout,
             )
             for host, port in self.hosts
         ]

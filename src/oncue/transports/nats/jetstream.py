@@ -12,13 +12,16 @@ import msgspec
 
 from oncue.core.errors import ConnectionLostError, IncompatibleStoreError
 from oncue.transports.nats.codec import status
-from oncue.transports.nats.core import ClosedError, DeniedError, Refusal, RefusedError, SilentError
+from oncue.transports.nats.core import ClosedError, Connection, DeniedError, Refusal, RefusedError, SilentError
 from oncue.transports.nats.faults import fault
 from oncue.transports.nats.link import Link
 
 _NOBODY = 503
 _PAUSE = 0.1
 """Seconds between attempts, while a server that starts, or elects, listens to nobody yet."""
+
+_AGAIN = 1.5
+"""Seconds without an answer after which something is asked once more."""
 
 Document = dict[str, Any]
 
@@ -101,26 +104,14 @@ class JetStream:
         self._api = link.address.api
 
     async def ask(self, subject: str, document: Mapping[str, Any] | None = None) -> bytes:
-        """The answer. May be cancelled, and is answered for all that."""
-        shown, timeout = self.link.address.shown, self.link.address.timeout
+        """The answer. May be cancelled, and is done for all that."""
+        shown, loop = self.link.address.shown, asyncio.get_running_loop()
         body = b"" if document is None else msgspec.json.encode(document)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout
+        until = loop.time() + self.link.address.timeout
         while True:
             connection = await self.link.connection()
-            future: Future[tuple[bytes, bytes]] = loop.create_future()
-
-            def answer(header: bytes, body: bytes, error: Exception | None, future: Future[Any] = future) -> None:
-                if future.done():
-                    return
-                if error is None:
-                    future.set_result((header, body))
-                else:
-                    future.set_exception(error)
-
-            connection.ask(f"{self._api}.{subject}".encode(), body, answer)
             try:
-                header, found = await future
+                header, found = await _answer(connection, f"{self._api}.{subject}".encode(), body)
             except (ClosedError, DeniedError, SilentError) as error:
                 raise fault(error, shown) from error
             if status(header)[0] != _NOBODY:
@@ -183,3 +174,26 @@ class JetStream:
     async def consumers(self, stream: str) -> list[str]:
         answer = await self.ask(f"CONSUMER.NAMES.{stream}", {"offset": 0})
         return msgspec.json.decode(answer, type=_Names).consumers or []
+
+
+async def _answer(connection: Connection, subject: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """Headers and body of what is answered first, until the time is over: whoever would have answered may be gone, and
+    another server of the cluster does it when that has been elected. All that is asked here may be asked twice."""
+    loop = asyncio.get_running_loop()
+    future: Future[tuple[bytes, bytes]] = loop.create_future()
+
+    def answer(header: bytes, body: bytes, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result((header, body))
+        else:
+            future.set_exception(error)
+
+    try:
+        while not future.done():
+            connection.ask(subject, body, answer)
+            await asyncio.wait([future], timeout=_AGAIN)
+        return await future
+    finally:
+        future.cancel()

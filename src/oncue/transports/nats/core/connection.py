@@ -42,7 +42,8 @@ Answer = Callable[[bytes, bytes, Exception | None], object]
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom to connect to. With `ssl` the connection has to be encrypted; `timeout` is for opening, all in all."""
+    """Whom to connect to. With `ssl` the connection has to be encrypted. `opening` and `timeout` are the
+    seconds that it may take to get there, all in all, and to be answered."""
 
     host: str
     port: int
@@ -50,6 +51,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     ssl: ssl.SSLContext | None = None
     handshake_first: bool = False
     inbox: str = "_INBOX"
+    opening: float = 10.0
     timeout: float = 10.0
 
 
@@ -63,7 +65,7 @@ async def connect(endpoint: Endpoint) -> Connection:
     """Open a connection. Raises `OSError`, `TimeoutError`, `ClosedError`, and what `Login.words` raises."""
     connection = Connection(endpoint)
     try:
-        async with asyncio.timeout(endpoint.timeout):
+        async with asyncio.timeout(endpoint.opening):
             loop = asyncio.get_running_loop()
             first = endpoint.ssl if endpoint.handshake_first else None
             await loop.create_connection(lambda: connection, endpoint.host, endpoint.port, ssl=first)
