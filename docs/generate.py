@@ -34,6 +34,7 @@ FEATURES = {
     "depth": "exact depth of",
     "peek": "looking hides and counts nothing",
     "retention": "messages that are too old are dropped",
+    "competing": "any free consumer gets the next message",
 }
 """What each field of `Features` is called in the capability table."""
 

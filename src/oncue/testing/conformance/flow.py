@@ -9,11 +9,12 @@ from collections import Counter
 import pytest
 
 from oncue.core.errors import InvalidValueError
-from oncue.testing.conformance.suite import TransportCases, case, finish, sends
+from oncue.testing.conformance.suite import TransportCases, case, finish, need, sends
 from oncue.transports.base import Lease, Transport
 
 _EACH = 20
 _FEW = 8
+_SHARES = "consumers of this transport have a share of the queue each, and not whatever is next"
 
 
 class Flow(TransportCases):
@@ -57,6 +58,7 @@ class Flow(TransportCases):
     async def test_a_subscription_keeps_no_more_from_others_than_prefetch(self) -> None:
         """T35: what it fetched ahead and what it holds, taken together."""
         transport, other = await self.connect(), await self.connect()
+        need(transport.features.competing, _SHARES)
         queue = await self.declare(transport)
         await transport.send(*sends(queue, [str(index) for index in range(20)]))
         async with transport.subscribe(queue, prefetch=3) as subscription, other.subscribe(queue, prefetch=20) as free:
@@ -89,6 +91,7 @@ class Flow(TransportCases):
     async def test_what_does_not_fit_after_a_resize_goes_to_others(self) -> None:
         """T35: a subscription that shrinks gives back what it fetched ahead, uncounted where that is free."""
         transport, other = await self.connect(), await self.connect()
+        need(transport.features.competing, _SHARES)
         queue = await self.declare(transport)
         await transport.send(*sends(queue, [str(index) for index in range(10)]))
         async with transport.subscribe(queue, prefetch=10) as subscription, other.subscribe(queue, prefetch=10) as free:

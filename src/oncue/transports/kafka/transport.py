@@ -33,6 +33,7 @@ FEATURES = Features(
     depth=frozenset({"ready", "leased"}),
     peek=True,
     retention=False,
+    competing=False,
 )
 
 
