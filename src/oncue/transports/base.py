@@ -51,9 +51,7 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     depth: frozenset[str]  # which of ready, leased, delayed are exact
     peek: bool  # a look hides and counts nothing; else it does both for a moment, as a consumer that dies
     retention: bool
-    competing: bool = (
-        True  # a message goes to whichever consumer has room; else each has a share of the queue, full or not
-    )
+    competing: bool = True  # whoever has room gets the next message; else each consumer has its share of a queue
 
 
 class Lease(Protocol):
