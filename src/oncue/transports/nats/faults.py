@@ -18,6 +18,8 @@ from oncue.transports.nats.core import ClosedError, DeniedError, Refusal, Refuse
 STREAM_NOT_FOUND, CONSUMER_NOT_FOUND, MESSAGE_NOT_FOUND = 10059, 10014, 10037
 STREAM_EXISTS, CONSUMER_NOT_UNIQUE, CONSUMER_EXISTS = 10058, (10099, 10100), (10013, 10148)
 TOO_LARGE = 10054
+BUSY = frozenset({10008, 10158, 10163, 10167})
+"""Try again: too much at a time, nobody leads, or the same message is just being stored."""
 _FULL = frozenset({10002, 10023, 10027, 10028, 10047, 10077, 10113, 10120})
 """No room, or a limit of the stream or the account is reached."""
 _OFF = frozenset({10035, 10039, 10076})
@@ -44,6 +46,6 @@ def _refused(error: Refusal, text: str) -> TransportError:
         return StorageFullError(text)
     if error.err_code in _OFF:
         return IncompatibleStoreError(f"{text}: JetStream is needed")
-    if error.code in {503, 504, 408}:
+    if error.code in {503, 504, 408} or error.err_code in BUSY:
         return ConnectionLostError(text)
     return IncompatibleStoreError(text)

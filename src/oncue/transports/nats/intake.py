@@ -18,11 +18,11 @@ from oncue.core.errors import ConnectionLostError, QueueNotFoundError, Transport
 from oncue.transports.nats.codec import left_of, status
 from oncue.transports.nats.core import Connection, RefusedError, tell
 from oncue.transports.nats.faults import CONSUMER_NOT_FOUND, fault
-from oncue.transports.nats.place import Place
+from oncue.transports.nats.place import EXPIRES, Place
 from oncue.transports.nats.queues import Queues
 
-_EXPIRES, _BEAT = 60.0, 5.0
-"""Seconds for which a request waits, and between signs that it still does."""
+_BEAT = 5.0
+"""Seconds between signs that a request still waits."""
 _LOST = 2.5
 """So many of them may be missed."""
 _STILL = 0.03
@@ -135,7 +135,7 @@ class Intake:
         connection, place = self._connection, self._place()
         assert connection is not None
         self._number += 1
-        request = {"batch": count, "expires": int(_EXPIRES * 1e9), "idle_heartbeat": int(_BEAT * 1e9)}
+        request = {"batch": count, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(_BEAT * 1e9)}
         subject = f"{self._link.address.api}.CONSUMER.MSG.NEXT.{place.stream}.{self._consumer()}"
         body = msgspec.json.encode(request)
         connection.send(b"PUB %b %b.%d %d\r\n%b\r\n" % (subject.encode(), self._inbox, self._number, len(body), body))

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from oncue.core.errors import (
     ConnectionLostError,
     InvalidValueError,
@@ -46,12 +48,12 @@ class NATSLease:
     """Its methods return when the server has done it; a cancelled one may still take effect.
 
     until: when it is over for whoever holds it. deadline: when the server delivers it to somebody else, at the earliest.
-    unsure: whether it was settled once already, and nobody could tell whether that worked.
+    unsure: whether it was settled once already, and nobody could tell whether that worked. told: who waits for that.
     """
 
     __slots__ = (
         "arrived", "attempt", "deadline", "message", "received", "reply", "sequence", "stage", "subscription", "suspect",
-        "unsure", "until",
+        "told", "unsure", "until",
     )  # fmt: skip
 
     def __init__(
@@ -69,16 +71,17 @@ class NATSLease:
         self.deadline = now + subscription.place.wait
         self.stage = Stage.WAITING
         self.unsure = False
+        self.told: Future[None] | None = None
 
     async def ack(self, *sends: Send) -> None:
         self._check_held()
         if sends:
             parcels = await self.subscription.publisher.parcels(sends, self.received.line)
             self._check_held()
-            self.stage = Stage.SETTLING
+            self._begin_settling()
             await self._post(parcels)
         else:
-            self.stage = Stage.SETTLING
+            self._begin_settling()
             future = self._future()
             self._acknowledge(future)
             await future
@@ -86,7 +89,7 @@ class NATSLease:
     async def nack(self, *, delay: float = 0.0) -> None:
         check_delay(delay)
         self._check_held()
-        await self._repeat(self.received._replace(attempts=self.attempt), delay)
+        await self._repeat(msgspec.structs.replace(self.received, attempts=self.attempt), delay)
 
     async def release(self) -> None:
         self._check_held()
@@ -128,7 +131,7 @@ class NATSLease:
 
     async def _repeat(self, received: Received, delay: float) -> None:
         parcel = self.anew(received, delay)
-        self.stage = Stage.SETTLING
+        self._begin_settling()
         await self._post([parcel], anew=True)
 
     async def _post(self, parcels: Sequence[Parcel], *, anew: bool = False) -> None:
@@ -158,16 +161,25 @@ class NATSLease:
             tell(future, ConnectionLostError(f"{subscription.link.address.shown}: not connected"))
             subscription.reconnect()
             return
-        connection.ask(
-            self.reply, b"", lambda header, _, error: subscription.said(header, error, future, self, settles=True)
-        )
+        self.told = future
+        connection.ask(self.reply, b"", self._acknowledged)
+
+    def _acknowledged(self, header: bytes, _body: bytes, error: Exception | None) -> None:
+        future = self.told
+        assert future is not None
+        self.subscription.said(header, error, future, self, settles=True)
+
+    def _begin_settling(self) -> None:
+        self.stage = Stage.SETTLING
+        self.subscription.settling += 1
 
     def _future(self) -> Future[None]:
         return self.subscription.loop.create_future()
 
     def _check_held(self) -> None:
         self.subscription.check_open()
-        if self.stage is not Stage.HELD or self.until <= self.subscription.loop.time():
+        now = self.subscription.loop.time()
+        if self.stage is not Stage.HELD or self.until <= now or self.deadline <= now:
             raise LeaseLostError(self.subscription.name, self.message.id)
 
 

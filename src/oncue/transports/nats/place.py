@@ -20,6 +20,8 @@ from oncue.transports.nats.address import Address
 CONSUMER, LATER = "oncue", "oncue-later"
 SLACK = 1.25
 """The server waits longer by this than a lease lasts here: what it delivered may have been on its way for a while."""
+EXPIRES = 60.0
+"""Seconds for which a request for messages waits."""
 _MOST_DESCRIPTION = 4096
 _MARK = "OnCue: "
 _WAITING = 8192
@@ -114,10 +116,34 @@ def check_usable(config: Mapping[str, Any], queue: str, subject: str) -> None:
         raise IncompatibleStoreError(
             f"queue {queue!r}: the retention of stream {config['name']!r} is {config.get('retention')!r}, expected 'workqueue'"
         )
+    if config.get("no_ack"):
+        raise IncompatibleStoreError(
+            f"queue {queue!r}: stream {config['name']!r} does not answer what it stores; turn its no-ack off"
+        )
     if subject not in config.get("subjects", ()):
         raise IncompatibleStoreError(
             f"queue {queue!r}: stream {config['name']!r} does not have the subject {subject!r}"
         )
+
+
+def check_consumer(config: Mapping[str, Any], queue: str) -> None:
+    """Raise `IncompatibleStoreError` for a consumer of others that would lose messages, or keep them for ever, silently."""
+    expires = config.get("max_expires", 0)
+    for wrong, problem in (
+        (config.get("deliver_subject"), "is a push consumer; a pull consumer is needed"),
+        (config.get("max_deliver", -1) > 0, "gives up on messages silently: set its max deliver to -1"),
+        (config.get("headers_only"), "delivers no bodies"),
+        (config.get("priority_groups"), "has priority groups, which are not asked for here"),
+        (config.get("max_batch", 0) > 0, "limits how many messages may be asked for: remove its max request batch"),
+        (config.get("max_bytes", 0) > 0, "limits how many bytes may be asked for: remove its max request bytes"),
+        (
+            0 < expires < nanoseconds(EXPIRES),
+            f"does not let requests wait for {EXPIRES:g} s: remove its max request expires",
+        ),
+    ):
+        if wrong:
+            name = config.get("durable_name") or config.get("name")
+            raise IncompatibleStoreError(f"queue {queue!r}: consumer {name!r} {problem}")
 
 
 def described(text: str, spec: QueueSpec) -> str:

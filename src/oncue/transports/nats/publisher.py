@@ -26,7 +26,7 @@ from oncue.core.message import Send, check_delay
 from oncue.transports.nats.codec import LARGEST, MAX_HEAD, encode, headers, line, names_of, schedule, status
 from oncue.transports.nats.codec import due as due_header
 from oncue.transports.nats.core import Connection, Refusal, RefusedError, tell
-from oncue.transports.nats.faults import TOO_LARGE, fault
+from oncue.transports.nats.faults import BUSY, TOO_LARGE, fault
 from oncue.transports.nats.place import Place, stream_name, subject_of
 from oncue.transports.nats.queues import Queues
 
@@ -34,7 +34,7 @@ Done = Callable[[TransportError | None], object]
 """Is told what came of a call, once, in the event loop."""
 
 _MOST, _LARGEST = 4096, 16 * 1024 * 1024
-"""Messages, and bytes, that are under way at a time, if not one message is larger."""
+"""Messages, and bytes, that are under way at a time, if not one message is larger. Older servers take 10,000 at a time."""
 _MAX_PAYLOAD = 1024 * 1024
 """Bytes. What a server takes unless told otherwise."""
 _NOBODY = 503
@@ -64,16 +64,15 @@ _read = msgspec.json.Decoder(_Acknowledged).decode
 
 
 class Posting:
-    """Messages that one call sends, and what came of them so far. `known`: so many were there already."""
+    """Messages that one call sends, and what came of them so far: so many were written, and so many `known` already."""
 
-    __slots__ = ("done", "failures", "known", "missing", "parcels", "since", "size")
+    __slots__ = ("begun", "done", "failures", "known", "missing", "parcels", "since")
 
     def __init__(self, parcels: Sequence[Parcel], done: Done, now: float) -> None:
         self.parcels = parcels
         self.missing = len(parcels)
-        self.size = sum([len(parcel.body) for parcel in parcels])
         self.failures: dict[int, TransportError] = {}
-        self.known = 0
+        self.begun = self.known = 0
         self.since = now
         self.done = done
 
@@ -211,13 +210,17 @@ class Publisher:
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open())
             return
+        now = self._loop.time()
         while self._waiting and self._count < _MOST and (self._size < _LARGEST or not self._count):
-            posting = self._waiting.popleft()
-            posting.since = self._loop.time()
-            self._count += len(posting.parcels)
-            self._size += posting.size
-            for place in range(len(posting.parcels)):
-                self._publish(connection, posting, place)
+            posting = self._waiting[0]
+            place = posting.begun
+            posting.begun += 1
+            if posting.begun == len(posting.parcels):
+                self._waiting.popleft()
+            posting.since = now
+            self._count += 1
+            self._size += len(posting.parcels[place].body)
+            self._publish(connection, posting, place)
 
     def _publish(self, connection: Connection, posting: Posting, place: int) -> None:
         _, subject, header, body = posting.parcels[place]
@@ -239,9 +242,7 @@ class Publisher:
             self._account(posting, place, fault(error, self._shown))
             return
         if header and status(header)[0] == _NOBODY:
-            task = asyncio.create_task(self._ask_why(posting, place))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            self._try_again(posting, place, "nobody takes messages")
             return
         parcel = posting.parcels[place]
         try:
@@ -249,7 +250,9 @@ class Publisher:
         except msgspec.MsgspecError as wrong:
             self._account(posting, place, IncompatibleStoreError(f"{self._shown}: {wrong}"))
             return
-        if said.error is not None:
+        if said.error is not None and said.error.err_code in BUSY:
+            self._try_again(posting, place, said.error.description)
+        elif said.error is not None:
             self._account(posting, place, self._refused(parcel, said.error))
         elif said.stream != stream_name(self.link.address, parcel.queue):
             text = f"{self._shown}: what is for queue {parcel.queue!r} is taken by stream {said.stream!r}"
@@ -263,8 +266,13 @@ class Publisher:
             return MessageTooLargeError(parcel.queue, len(parcel.body), self.most)
         return fault(RefusedError(error), self._shown)
 
-    async def _ask_why(self, posting: Posting, place: int) -> None:
-        """Nobody took it: there is no such queue, or its servers are about to begin or to elect who leads them."""
+    def _try_again(self, posting: Posting, place: int, why: str) -> None:
+        task = asyncio.create_task(self._ask_why(posting, place, why))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _ask_why(self, posting: Posting, place: int, why: str) -> None:
+        """It was not taken: there is no such queue, or its servers begin, elect who leads them, or have too much to do."""
         problem: TransportError
         try:
             await self._queues.check_there(posting.parcels[place].queue)
@@ -272,7 +280,7 @@ class Publisher:
                 await asyncio.sleep(_PAUSE)
                 self._publish(await self.link.connection(), posting, place)
                 return
-            problem = ConnectionLostError(f"{self._shown}: nobody takes messages for {posting.parcels[place].queue!r}")
+            problem = ConnectionLostError(f"{self._shown}: queue {posting.parcels[place].queue!r}: {why}")
         except asyncio.CancelledError:
             self._account(posting, place, TransportClosedError())
             raise
@@ -282,19 +290,23 @@ class Publisher:
 
     def _account(self, posting: Posting, place: int, failure: TransportError | None) -> None:
         self._count -= 1
+        self._size -= len(posting.parcels[place].body)
+        self._note(posting, place, failure)
+        if self._waiting:
+            self._flush_soon()
+
+    def _note(self, posting: Posting, place: int, failure: TransportError | None) -> None:
         if failure is not None:
             posting.failures[place] = failure
         posting.missing -= 1
         if not posting.missing:
-            self._size -= posting.size
             self._end(posting, posting.result())
-        if self._waiting:
-            self._flush_soon()
 
     def _fail_waiting(self, error: TransportError) -> None:
         waiting, self._waiting = self._waiting, deque()
         for posting in waiting:
-            self._end(posting, fault(error, self._shown))
+            for place in range(posting.begun, len(posting.parcels)):
+                self._note(posting, place, fault(error, self._shown))
 
     def _end(self, posting: Posting, error: TransportError | None) -> None:
         self._live -= 1

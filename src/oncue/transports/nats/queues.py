@@ -32,6 +32,7 @@ from oncue.transports.nats.place import (
     LATER,
     SLACK,
     Place,
+    check_consumer,
     check_usable,
     consumer_config,
     described,
@@ -209,6 +210,7 @@ class Queues:
             if consumer is None:
                 wait = (QueueSpec(name=name) if spec is None else spec).lease * SLACK
                 consumer = await self._make_consumer(info, subject, wait)
+            check_consumer(consumer.config, name)
             names = await self.jetstream.consumers(info.config["name"]) if delays else []
             if delays and not schedules and LATER not in names:
                 config = consumer_config(LATER, f"{subject}.later.*", 60.0)

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from msgspec.structs import replace
+
 from oncue.core.errors import (
     ConnectionLostError,
     LeaseLostError,
@@ -34,6 +36,9 @@ _log = logging.getLogger("oncue.transports.nats")
 _NOBODY = 503
 _LOAD = 16 * 1024 * 1024
 """Bytes that are fetched ahead, about."""
+_ASKED, _FEWEST = 2048, 8
+"""Messages that all subscriptions of a connection ask for at once, about, and each of them at least: what is answered while
+thousands are on their way comes behind them, and everything that waits for it costs room and time."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 """Seconds for which a second suspect is put off. They double."""
 _KEPT = 3
@@ -44,7 +49,13 @@ class NATSSubscription:
     """Messages of one queue. It takes them from the first `receive` on, until nobody has asked for half a lease."""
 
     def __init__(
-        self, queues: Queues, publisher: Publisher, check_open: Callable[[], None], place: Place, prefetch: int
+        self,
+        queues: Queues,
+        publisher: Publisher,
+        check_open: Callable[[], None],
+        together: Callable[[], int],
+        place: Place,
+        prefetch: int,
     ) -> None:
         self.publisher = publisher
         self.place = place
@@ -53,6 +64,7 @@ class NATSSubscription:
         self.loop = asyncio.get_running_loop()
         self._queues = queues
         self._check_transport = check_open
+        self._together = together
         self._prefetch = check_prefetch(prefetch)
         self._intake = Intake(queues, self._place, lambda: self.place.consumer, self._arrived, self._ended)
         self._intake.on_room = self._aim
@@ -64,6 +76,7 @@ class NATSSubscription:
         self._leases: dict[NATSLease, None] = {}  # whatever is not settled
         self._taken = 0  # of those, held or in the buffer
         self._held = 0
+        self.settling = 0  # of those held
         self._suspects = 0
         self._size = 1024.0  # bytes of a message, on average
         self._pause = _FIRST_PAUSE
@@ -95,6 +108,8 @@ class NATSSubscription:
                 self._held += 1
                 lease.stage = Stage.HELD
                 self.watch(lease)
+                if not self._buffer and not self._intake.asked:
+                    self._aim()
                 return lease
             if not self._active:
                 self._active = True
@@ -130,6 +145,7 @@ class NATSSubscription:
         if lease in self._leases:
             del self._leases[lease]
             if stage is not Stage.RETURNING:
+                self.settling -= stage is Stage.SETTLING
                 self._gone(lease, held=stage is not Stage.WAITING)
             if not self._leases and self._settled is not None and not self._settled.done():
                 self._settled.set_result(None)
@@ -139,6 +155,7 @@ class NATSSubscription:
         lease.unsure = lease.unsure or unsure
         if lease.stage is Stage.SETTLING:
             lease.stage = Stage.HELD
+            self.settling -= 1
             if self._left:
                 self._let_go(lease)
             else:
@@ -185,7 +202,7 @@ class NATSSubscription:
         self._leases[lease] = None
         if delivered > 1:
             if self._may_have_been_held(reply):
-                received = received._replace(attempts=received.attempts + 1, lost=received.lost + 1)
+                received = replace(received, attempts=received.attempts + 1, lost=received.lost + 1)
             lease.give_back(received)
         elif not self._active or self._left or self._taken >= self._prefetch:
             lease.give_back(received)
@@ -231,10 +248,13 @@ class NATSSubscription:
             return
         intake = self._intake
         most = max(1, min(self._prefetch, int(_LOAD / self._size)))
-        room = most - self._taken - intake.asked
-        if room < 0 and intake.asked:
+        at_once = min(most, max(_FEWEST, _ASKED // self._together()))
+        if most < self._taken + intake.asked and intake.asked:
             intake.withdraw()
-        elif room > 0 and (room >= most / 4 or not intake.asked):
+            return
+        passing = len(self._buffer) + self.settling  # what is with no handler will make room by itself
+        room = min(most - self._taken, at_once - passing) - intake.asked
+        if room > 0 and (room >= at_once / 4 or not intake.asked):
             intake.want(room)
 
     # Inside
@@ -263,7 +283,7 @@ class NATSSubscription:
             return
         received = lease.received
         if lease.stage is Stage.HELD and lease.until <= now:
-            received = received._replace(attempts=lease.attempt, lost=received.lost + 1)
+            received = replace(received, attempts=lease.attempt, lost=received.lost + 1)
         self._gone(lease, held=lease.stage is not Stage.WAITING)
         lease.give_back(received)
 

@@ -114,7 +114,9 @@ class NATSTransport:
         check_prefetch(prefetch)
         place = await self._queues.find(queue)
         self._check_open()
-        subscription = NATSSubscription(self._queues, self._publisher, self._check_open, place, prefetch)
+        subscription = NATSSubscription(
+            self._queues, self._publisher, self._check_open, self._subscriptions.__len__, place, prefetch
+        )
         self._subscriptions.add(subscription)
         try:
             subscription.begin()
