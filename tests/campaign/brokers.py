@@ -73,10 +73,8 @@ class SQS(SQSServer):
         return f"{super().url}&depth=approximate&timeout=5"
 
     def cut(self, chance: random.Random) -> None:
-        """It cannot be told to; its clients hear nothing for a while."""
-        self.freeze()
-        time.sleep(chance.uniform(0.1, 1.0))
-        self.thaw()
+        """All at once: there are no names to choose by."""
+        self.cut_off()
 
 
 class Kafka(KafkaServer):

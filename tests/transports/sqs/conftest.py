@@ -1,13 +1,11 @@
-"""A server of this run's own, and one that may be restarted and killed."""
+"""A server of this run's own, one that may be restarted and killed, and one that knows of roles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from brokers.sqs_server import (  # noqa: F401  # fixtures
-    MotoServer,
     SQSServer,
+    mortal_sqs_server,
     moto_server,
     sqs_server,
 )
@@ -18,12 +16,12 @@ def url(sqs_server: SQSServer) -> str:  # noqa: F811
     return sqs_server.url
 
 
-@pytest.fixture(scope="session")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SQSServer]:
-    """A server that may be stopped and killed, if it is started again; its messages are on disk."""
-    server = SQSServer(tmp_path_factory.mktemp("mortal"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
+@pytest.fixture
+def counted(sqs_server: SQSServer) -> str:  # noqa: F811
+    """The same, with its counts shown."""
+    return f"{sqs_server.url}&depth=approximate&timeout=8"
+
+
+@pytest.fixture
+def mortal(mortal_sqs_server: SQSServer) -> SQSServer:  # noqa: F811
+    return mortal_sqs_server

@@ -11,7 +11,7 @@ from oncue.transports.sqs.address import Address, parse
 def test_all_settings_are_read() -> None:
     found = parse(
         "sqs://key:se%2Fcret@eu-west-1?endpoint=http://localhost:9324/&token=t&account=123456789012&visibility=300&hold=600"
-        "&wait=5&timeout=3&size=262144&redrive=0&depth=approximate&role=arn:aws:iam::123456789012:role/worker&external=x"
+        "&wait=5&timeout=3&size=262144&redrive=0&depth=approximate&role=arn:aws:iam::123456789012:role/worker&external=xy"
     )
     assert found == Address(
         region="eu-west-1",
@@ -28,7 +28,7 @@ def test_all_settings_are_read() -> None:
         redrive=0,
         depth="approximate",
         role="arn:aws:iam::123456789012:role/worker",
-        external="x",
+        external="xy",
     )
 
 
@@ -52,7 +52,8 @@ def test_everything_may_be_left_to_aws(url: str) -> None:
         ("sqs://?endpoint=localhost", "URL such as"),
         ("sqs://?account=1", "12 digits"),
         ("sqs://?role=worker", "ARN"),
-        ("sqs://?external=x", "needs role"),
+        ("sqs://?external=xy", "needs role"),
+        ("sqs://?role=arn:aws:iam::123456789012:role/worker&external=x", "from 2"),
         ("sqs://?token=x", "needs a key"),
         ("sqs://a:b@eu-west-1?profile=x", "two ways"),
         ("sqs://?unknown=1", "unknown parameter"),

@@ -1,34 +1,19 @@
-"""What SQS does in its own way: batches, hops, FIFO queues, other programs' messages and queues, its dead letters."""
+"""What SQS does in its own way: batches, hops, FIFO queues, other programs' messages, its dead letters."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from uuid import uuid4
 
 import pytest
-from brokers.sqs_server import MotoServer
+from brokers.sqs_server import MotoServer, SQSServer
+from transports.sqs.front import Front
+from transports.sqs.support import opened, taken
 from transports.words import receive, sends
 
-from oncue.core.errors import AccessDeniedError, ConnectionLostError, LeaseLostError, QueueMismatchError
+from oncue.core.errors import InvalidValueError, LeaseLostError, MessageTooLargeError
 from oncue.core.message import Message, Send
 from oncue.transports.base import QueueSpec
-from oncue.transports.sqs import SQSTransport, open_sqs
-
-
-@asynccontextmanager
-async def opened(url: str, name: str = "", **spec: object) -> AsyncIterator[tuple[SQSTransport, str]]:
-    """A transport, and a new queue."""
-    name = name or f"work-{uuid4().hex[:8]}"
-    transport = await open_sqs(url)
-    try:
-        await transport.declare(QueueSpec(name=name, **spec))
-        yield transport, name
-        await transport.delete(name)
-    finally:
-        await transport.close()
 
 
 async def test_a_message_costs_a_third_of_a_call(url: str) -> None:
@@ -62,14 +47,14 @@ async def test_a_long_delay_is_made_of_hops(url: str, monkeypatch: pytest.Monkey
     async with opened(url) as (transport, queue), transport.subscribe(queue, prefetch=1) as subscription:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await transport.send(Send(queue, Message(b"", "later"), 3.5))
-        lease = await receive(subscription)
-        assert 3.49 <= loop.time() - began < 6.5
-        assert lease.attempt == 1
-        await lease.nack(delay=2.5)
-        began = loop.time()
+        await transport.send(Send(queue, Message(b"", "later"), 2.5))
         lease = await receive(subscription)
         assert 2.49 <= loop.time() - began < 5.5
+        assert lease.attempt == 1
+        await lease.nack(delay=1.5)
+        began = loop.time()
+        lease = await receive(subscription)
+        assert 1.49 <= loop.time() - began < 4.5
         assert lease.attempt == 2
         await lease.ack()
 
@@ -112,26 +97,6 @@ async def test_messages_of_other_programs_are_read_and_given_back_whole(url: str
             await again.ack()
 
 
-async def test_a_queue_of_asya_is_used_as_it_is(url: str) -> None:
-    transport = await open_sqs(url)
-    name = f"asya-{uuid4().hex[:8]}"
-    try:
-        await transport.desk.calls.ask(
-            "create_queue", QueueName=name, Attributes={"VisibilityTimeout": "300"}, tags={"asya.sh/actor": "x"}
-        )
-        assert (await transport.desk.queues.get(name))[1].lease == 300
-        assert name in [spec.name for spec in await transport.queues()]
-        await transport.declare(QueueSpec(name=name, lease=30.0, tags={"a": "b"}))
-        with pytest.raises(QueueMismatchError, match="fifo"):
-            await transport.declare(QueueSpec(name=name, fifo=True))
-        await transport.send(*sends(1, name))
-        async with transport.subscribe(name, prefetch=1) as subscription:
-            await (await receive(subscription)).ack()
-    finally:
-        await transport.delete(name)
-        await transport.close()
-
-
 async def test_sqs_itself_sets_aside_what_is_received_too_often(url: str) -> None:
     async with opened(f"{url}&redrive=2", lease=1.0) as (transport, queue):
         dead = f"{queue}-dlq"
@@ -166,33 +131,118 @@ async def test_a_message_cannot_be_held_beyond_the_cap(url: str) -> None:
             assert 3.0 < asyncio.get_running_loop().time() - began < 8.0
 
 
-async def test_wrong_credentials_are_denied_without_being_shown(moto_server: MotoServer) -> None:
-    server = MotoServer(moto_server.folder / "strict")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INITIAL_NO_AUTH_ACTION_COUNT", "0")
-        server.start()
-    try:
-        with pytest.raises(AccessDeniedError) as caught:
-            await open_sqs(server.url.replace("secret", "hunter2"))
-        assert "hunter2" not in str(caught.value)
-    finally:
-        server.close()
-
-
-async def test_nobody_there_is_a_lost_connection() -> None:
-    with pytest.raises(ConnectionLostError):
-        await open_sqs("sqs://key:secret@eu-west-1?endpoint=http://127.0.0.1:9&timeout=2")
-
-
-async def test_no_credentials_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(AccessDeniedError, match="no credentials"):
-        await open_sqs("sqs://eu-west-1?endpoint=http://127.0.0.1:9&timeout=2")
-
-
-async def test_a_role_is_taken_on(moto_server: MotoServer) -> None:
-    url = f"{moto_server.url}&role=arn:aws:iam::123456789012:role/worker&sts={moto_server.endpoint}"
-    async with opened(url) as (transport, queue):
+async def test_a_message_that_was_refused_often_is_not_set_aside_by_sqs(url: str) -> None:
+    """What is refused or given back is sent anew, and starts from nothing in the count of the service."""
+    async with opened(f"{url}&redrive=3") as (transport, queue):
+        dead = f"{queue}-dlq"
+        await transport.declare(QueueSpec(name=dead))
         await transport.send(*sends(1, queue))
-        assert len(await transport.peek(queue, limit=1)) == 1
+        async with transport.subscribe(queue, prefetch=1) as subscription:
+            for attempt in range(1, 8):
+                lease = await receive(subscription)
+                assert lease.attempt == attempt
+                await lease.nack()
+            for _ in range(6):
+                lease = await receive(subscription)
+                assert lease.attempt == 8
+                await lease.release()
+            await (await receive(subscription)).ack()
+        assert await transport.peek(dead, limit=1) == []
+        await transport.delete(dead)
+
+
+async def test_dead_letters_of_sqs_and_ours_lie_in_one_queue(url: str) -> None:
+    async with opened(f"{url}&redrive=1", lease=1.0) as (transport, queue):
+        dead = f"{queue}-dlq"
+        await transport.declare(QueueSpec(name=dead))
+        await transport.send(*sends(2, queue))
+        async with transport.subscribe(queue, prefetch=2) as subscription:
+            leases = {lease.message.id: lease for lease in [await receive(subscription) for _ in range(2)]}
+            await leases["0"].ack(Send(dead, Message(b"body", "0", {"oncue-dead-reason": "on purpose"})))
+            waiting = asyncio.ensure_future(receive(subscription))
+            async with transport.subscribe(dead, prefetch=2) as letters:
+                found = {lease.message.id: lease for lease in [await receive(letters) for _ in range(2)]}
+                assert found["0"].message.headers == {"oncue-dead-reason": "on purpose"}
+                assert found["1"].message == Message(b"body", "1")
+                for lease in found.values():
+                    await lease.ack()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        await transport.delete(dead)
+
+
+async def test_a_message_in_a_fifo_queue_that_is_refused_keeps_its_place(url: str) -> None:
+    async with opened(url, fifo=True) as (transport, queue):
+        await transport.send(*(Send(queue, Message(b"", str(number), key="k")) for number in range(3)))
+        async with transport.subscribe(queue, prefetch=3) as subscription:
+            first = await receive(subscription)
+            assert (first.message.id, first.attempt) == ("0", 1)
+            await first.nack()
+            order = []
+            while len(order) < 3:
+                lease = await receive(subscription)
+                order.append((lease.message.id, lease.attempt))
+                await lease.ack()
+        assert [id for id, _ in order] == ["0", "1", "2"]
+        assert order[0] == ("0", 2)
+
+
+async def test_a_fifo_queue_delays_and_holds_for_twelve_hours_at_most(url: str) -> None:
+    async with opened(url, fifo=True) as (transport, queue):
+        with pytest.raises(InvalidValueError, match="FIFO"):
+            await transport.send(Send(queue, Message(b"", "late"), 43_201.0))
+        await transport.send(*sends(1, queue))
+        async with transport.subscribe(queue, prefetch=1) as subscription:
+            lease = await receive(subscription)
+            with pytest.raises(InvalidValueError):
+                await lease.nack(delay=43_201.0)
+            with pytest.raises(InvalidValueError):
+                await lease.extend(43_201.0)
+            await lease.ack()
+
+
+async def test_messages_of_a_mebibyte_pass_where_the_service_takes_them(moto_server: MotoServer) -> None:
+    """ElasticMQ takes a quarter of it."""
+    async with opened(f"{moto_server.url}&depth=approximate") as (transport, queue):
+        largest = 2**20 - 2**14
+        await transport.send(*(Send(queue, Message(b"x" * largest, str(number))) for number in range(3)))
+        with pytest.raises(MessageTooLargeError):
+            await transport.send(Send(queue, Message(b"x" * 2**20, "more")))
+        assert set(await taken(transport, queue)) == {"0", "1", "2"}
+
+
+async def test_one_who_waits_for_nothing_asks_less_and_less(sqs_server: SQSServer) -> None:
+    async with Front(sqs_server.endpoint) as front, opened(front.url()) as (transport, queue):
+        front.refuse = lambda asked: (200, {}) if asked.operation == "ReceiveMessage" else None
+        async with transport.subscribe(queue, prefetch=10) as subscription:
+            waiting = asyncio.ensure_future(subscription.receive())
+            while len(front.operations("ReceiveMessage")) < 15:
+                await asyncio.sleep(0.01)
+            front.refuse = lambda _: None
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        waits = [each.what["WaitTimeSeconds"] for each in front.operations("ReceiveMessage")]
+    assert waits[:2] == [1, 1], "a message that comes soon does not find it leaving late"
+    assert sum(wait for wait in waits[:15] if wait < 20) < 60
+    assert waits[12:15] == [20, 20, 20]
+
+
+async def test_what_loses_messages_is_remarked(moto_server: MotoServer) -> None:
+    """ElasticMQ knows of no retention."""
+    async with opened(moto_server.url) as (transport, queue):
+        ask = transport.desk.calls.ask
+        words = {"QueueUrl": (await transport.desk.queues.place(queue)).url, "AttributeNames": ["QueueArn"]}
+        arn = (await ask("get_queue_attributes", **words))["Attributes"]["QueueArn"]
+        policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})
+        hasty, brief = f"{queue}-hasty", f"{queue}-brief"
+        for name, attributes in ((hasty, {"RedrivePolicy": policy}), (brief, {"MessageRetentionPeriod": "3600"})):
+            await ask("create_queue", QueueName=name, Attributes=attributes, tags={"asya.sh/actor": name})
+        found = {remark.name: remark for remark in await transport.examine()}
+        assert found["service"].text == transport.desk.calls.endpoint
+        assert found[f"queue {hasty}"].state == "note"
+        assert "after 3 receipts" in found[f"queue {hasty}"].text
+        assert found[f"queue {brief}"].state == "bad"
+        assert "after 3600 s" in found[f"queue {brief}"].text
+        assert f"queue {queue}" not in found
+        for name in (hasty, brief):
+            await transport.delete(name)

@@ -17,6 +17,7 @@ _MARGIN = 60.0
 """The service's clock began before ours."""
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _ROLE = re.compile(r"arn:[a-z0-9-]+:iam::\d{12}:role/.+", re.ASCII)
+_EXTERNAL = re.compile(r"[\w+=,.@:/-]{2,1224}", re.ASCII)
 _DIGITS = re.compile(r"\d{12}", re.ASCII)
 _RESERVED = 16_384
 """Bytes of a message that are left to its id, key and headers."""
@@ -132,7 +133,7 @@ _READERS: Mapping[str, Reader] = {
     "token": text,
     "profile": text,
     "role": _matching(_ROLE, "the ARN of a role"),
-    "external": text,
+    "external": _matching(_EXTERNAL, "from 2 to 1224 letters, digits and any of +=,.@:/-"),
     "sts": _http_url,
     "account": _matching(_DIGITS, "an account of 12 digits"),
     "visibility": _whole(1, LONGEST - 60, "whole seconds"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -11,12 +12,14 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from oncue.core.errors import ThrottledError, TransportClosedError
+from oncue.core.errors import ConnectionLostError, QueueNotFoundError, TransportClosedError
 from oncue.transports.sqs.address import Address
-from oncue.transports.sqs.faults import fault
+from oncue.transports.sqs.faults import fault, is_passing
 
 _PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 """Seconds until it is asked again by one who asked too often, at first and at most."""
+_NEW, _LOOK = 3.0, 0.2
+"""Seconds for which a queue that was just made may not be known everywhere, and after which it is asked for again."""
 
 
 def pause(attempt: int) -> float:
@@ -30,11 +33,12 @@ class Calls:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.count: Counter[str] = Counter()
+        self._new: dict[str, float] = {}
         self._stack = AsyncExitStack()
         self._client: Any = None
 
     async def open(self) -> None:
-        """Find region and credentials; nothing is asked yet. Raise `InvalidValueError` or `AccessDeniedError`."""
+        """Find region and profile; nothing is asked yet. Raise `InvalidValueError`."""
         from oncue.transports.sqs.client import new_client
 
         try:
@@ -51,20 +55,36 @@ class Calls:
         """The URL that is asked."""
         return str(self._client.meta.endpoint_url)
 
-    async def ask(self, operation: str, queue: str | None = None, *, extra: float = 0.0, **what: Any) -> Any:
+    def made(self, url: str) -> None:
+        """The queue of this URL was just made: the service may need a moment until it is known everywhere."""
+        self._new[url] = asyncio.get_running_loop().time() + _NEW
+
+    def deleted(self, url: str) -> None:
+        """The queue of this URL is meant not to be there."""
+        self._new.pop(url, None)
+
+    async def ask(
+        self, operation: str, queue: str | None = None, *, extra: float = 0.0, until: float = math.inf, **what: Any
+    ) -> Any:
         """The answer, within the time that the address allows and `extra` seconds.
 
-        What is refused as too much is asked again within that time; then that is `ThrottledError`.
+        What is refused as too much, or because the service cannot at the moment, is asked again within that time, and not after
+        `until`; then that is `ThrottledError` or another `ConnectionLostError`. So a message may be stored twice, under one id.
         """
-        deadline = asyncio.get_running_loop().time() + self.address.timeout
+        loop = asyncio.get_running_loop()
+        deadline = min(until, loop.time() + self.address.timeout)
         attempt = 0
         while True:
             try:
                 return await self._once(operation, queue, extra, what)
-            except ThrottledError:
+            except ConnectionLostError as error:
                 seconds = pause(attempt)
                 attempt += 1
-                if asyncio.get_running_loop().time() + seconds > deadline:
+                if not is_passing(error) or loop.time() + seconds > deadline:
+                    raise
+            except QueueNotFoundError:
+                seconds = _LOOK
+                if loop.time() > self._new.get(what.get("QueueUrl", ""), 0.0):
                     raise
             await asyncio.sleep(seconds)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from aiobotocore.config import AioConfig
@@ -15,13 +17,24 @@ _ANY_REGION = "us-east-1"
 _CONNECTIONS = 1000
 """Most at a time. Each queue that is waited on takes one, and what is settled must not wait for one of those."""
 _SESSION = "oncue"
+_REFRESHING = logging.getLogger("aiobotocore.credentials")
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Of what is logged about credentials only the line, not the stack: what could not be done is raised as well."""
+    record.exc_info = record.exc_text = None
+    return True
 
 
 def new_client(address: Address) -> Any:
     """A context that opens and closes it. It never tries again by itself, and takes what it is given unchecked.
 
-    May read files, and blocks for about half a second while the description of the service is read.
+    May read files, and blocks for about half a second while the description of the service is read. Raise `OSError` for
+    certificates that cannot be read.
     """
+    _REFRESHING.addFilter(_in_one_line)
+    if address.ca:
+        Path(address.ca).open("rb").close()
     session = AioSession(profile=address.profile)
     region = address.region or session.get_config_variable("region") or (_ANY_REGION if address.endpoint else None)
     if address.key:

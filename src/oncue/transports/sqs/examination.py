@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from oncue.core.errors import AccessDeniedError, TransportError
+from oncue.core.errors import TransportError
 from oncue.transports.examination import Remark
 from oncue.transports.sqs.desk import Desk
 
@@ -15,12 +15,9 @@ _MOST = 50
 
 
 async def examine(desk: Desk) -> Sequence[Remark]:
-    """What can be seen with these credentials."""
+    """What there is to say of it; raise `AccessDeniedError` where queues are not listed to these credentials."""
     found = [Remark("service", "ok", desk.calls.endpoint)]
-    try:
-        specs = await desk.queues.declared()
-    except AccessDeniedError:
-        return [*found, Remark("queues", "note", "are not listed to these credentials, so they were not looked at")]
+    specs = await desk.queues.declared()
     for spec in specs[:_MOST]:
         try:
             attributes = await desk.queues.attributes(spec.name)
@@ -30,13 +27,12 @@ async def examine(desk: Desk) -> Sequence[Remark]:
         most = int(policy.get("maxReceiveCount", 0) or 0)
         if 0 < most < _FEW:
             text = (
-                f"SQS moves a message to its dead letters after {most} receipts, and each restart of a worker, look and release "
-                "may be one: set maxReceiveCount to 100 or more, and leave the attempts to OnCue"
+                f"SQS moves a message to its dead letters after {most} receipts, and each worker that dies with it and each look "
+                "is one: set maxReceiveCount to 100 or more, and leave the attempts to OnCue"
             )
             found.append(Remark(f"queue {spec.name}", "note", text))
         kept = int(attributes.get("MessageRetentionPeriod", 0) or 0)
         if spec.retention is None and 0 < kept < 86_400:
             text = f"SQS drops messages after {kept} s, worked on or not: set MessageRetentionPeriod to 1209600"
             found.append(Remark(f"queue {spec.name}", "bad", text))
-    found.append(Remark("queues", "ok", f"{len(specs)}"))
     return found

@@ -64,15 +64,10 @@ _SETTINGS = (
     theirs.ConfigNotFound,
     theirs.ConfigParseError,
     theirs.InvalidConfigError,
-)
-_CREDENTIALS = (
-    theirs.NoCredentialsError,
-    theirs.PartialCredentialsError,
-    theirs.CredentialRetrievalError,
-    theirs.TokenRetrievalError,
-    theirs.SSOError,
     theirs.InfiniteLoopConfigError,
 )
+_CREDENTIALS = (theirs.NoCredentialsError, theirs.PartialCredentialsError)
+_SIGNED_OUT = (theirs.SSOError, theirs.TokenRetrievalError)
 
 
 def fault(error: BaseException, where: str, queue: str | None = None) -> OnCueError:
@@ -80,12 +75,16 @@ def fault(error: BaseException, where: str, queue: str | None = None) -> OnCueEr
     if isinstance(error, OnCueError):
         return error
     if isinstance(error, theirs.ClientError):
-        metadata = error.response.get("ResponseMetadata", {})
-        return said(error.response.get("Error", {}), where, queue, metadata.get("HTTPStatusCode", 400))
+        return said(error.response.get("Error", {}), where, queue, _status(error))
     if isinstance(error, _SETTINGS):
         return InvalidValueError(f"{where}: {redact(str(error))}")
     if isinstance(error, _CREDENTIALS):
-        return AccessDeniedError(f"{where}: no credentials: {redact(str(error))}")
+        advice = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile=, or give the machine a role"
+        return InvalidValueError(f"{where}: no credentials: {redact(str(error))}; {advice}")
+    if isinstance(error, OSError) and error.filename:  # such as the token of a web identity
+        return InvalidValueError(f"{where}: {redact(str(error))}")
+    if isinstance(error, _SIGNED_OUT):
+        return AccessDeniedError(f"{where}: {redact(str(error))}")
     text = str(error) or ("no answer in time" if isinstance(error, asyncio.TimeoutError) else type(error).__name__)
     return ConnectionLostError(f"{where}: {redact(text)}")
 
@@ -108,6 +107,18 @@ def said(error: Mapping[str, Any], where: str, queue: str | None, status: int = 
     if status >= 500 or code in {"InternalError", "InternalFailure", "InternalServerError", "ServiceUnavailable"}:
         return ConnectionLostError(f"{where}: {shown}")
     return IncompatibleStoreError(f"{where}: {shown}")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same may be asked again: it was too much, or the service said that it cannot at the moment."""
+    cause = error.__cause__
+    if not isinstance(cause, theirs.ClientError):
+        return isinstance(error, ThrottledError)
+    return isinstance(error, ThrottledError) or _status(cause) >= 500
+
+
+def _status(error: theirs.ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400))
 
 
 def is_forbidden(error: BaseException) -> bool:

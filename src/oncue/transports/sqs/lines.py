@@ -18,11 +18,10 @@ from oncue.core.errors import (
     MessageTooLargeError,
     OnCueError,
     ThrottledError,
-    TransportClosedError,
     again,
 )
 from oncue.transports.sqs.calls import Calls, pause
-from oncue.transports.sqs.faults import said
+from oncue.transports.sqs.faults import is_passing, said
 
 FULL = 10
 """Entries that a batch may have."""
@@ -78,13 +77,6 @@ class Line:
         self._waiting.extend(jobs)
         self._flush_soon()
 
-    def give_up(self) -> None:
-        """Nothing more is sent."""
-        while self._waiting:
-            self._waiting.popleft().end(TransportClosedError())
-        for task in self._under_way:
-            task.cancel()
-
     def _flush_soon(self) -> None:
         if not self._soon:
             self._soon = True
@@ -124,13 +116,16 @@ class Line:
 
     async def _run(self, batch: Sequence[Job]) -> None:
         entries = [{"Id": str(number), **job.entry} for number, job in enumerate(batch)]
+        until = min(job.until for job in batch)
         try:
-            answer = await self._calls.ask(self._operation, self._queue, QueueUrl=self._url, Entries=entries)
+            answer = await self._calls.ask(
+                self._operation, self._queue, until=until, QueueUrl=self._url, Entries=entries
+            )
         except OnCueError as error:
-            self._failed(batch, error)
+            self._failed(batch, error, until)
             return
         except asyncio.CancelledError:
-            self._failed(batch, ConnectionLostError(f"{self._calls.address.shown}: closed before it answered"))
+            self._failed(batch, ConnectionLostError(f"{self._calls.address.shown}: closed before it answered"), until)
             raise
         unheard = dict(enumerate(batch))
         for good in answer.get("Successful") or ():
@@ -144,8 +139,8 @@ class Line:
         for job in unheard.values():
             job.end(ConnectionLostError(f"{self._calls.address.shown}: an entry of a batch was not answered"))
 
-    def _failed(self, batch: Sequence[Job], error: OnCueError) -> None:
-        """The whole batch was refused."""
+    def _failed(self, batch: Sequence[Job], error: OnCueError, until: float) -> None:
+        """The whole batch was refused, or until then only: what has more time than others in it is asked for again."""
         self.on_error(error)
         if isinstance(error, MessageTooLargeError) and len(batch) > 1:
             for job in batch:  # one of them: each alone will tell
@@ -154,7 +149,10 @@ class Line:
                 task.add_done_callback(self._over)
             return
         for job in batch:
-            job.end(self._own(job, again(error)))
+            if is_passing(error) and job.until > until:
+                self._refused(job, again(error))
+            else:
+                job.end(self._own(job, again(error)))
 
     def _refused(self, job: Job, error: OnCueError) -> None:
         """One entry was: what may be asked again is, but not where that would change an order."""

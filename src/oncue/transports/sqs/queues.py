@@ -132,6 +132,7 @@ class Queues:
         self._asked.pop(name, None)
         place = await self._find(name)
         if place is not None:
+            self._calls.deleted(place.url)
             with suppress(QueueNotFoundError):
                 await self._calls.ask("delete_queue", name, QueueUrl=place.url)
 
@@ -191,6 +192,7 @@ class Queues:
                 answer = await self._calls.ask(
                     "create_queue", spec.name, QueueName=word, Attributes=_settings(spec), tags=tags
                 )
+                self._calls.made(answer["QueueUrl"])
                 return Place(spec.name, answer["QueueUrl"], spec.fifo)
             except TransportError as error:
                 if code_of(error) in _EXISTS:

@@ -41,8 +41,8 @@ _PROBE = "oncue-is-anybody-there"
 async def open_sqs(url: str) -> SQSTransport:
     """Open what `url` names, such as `sqs://eu-west-1`, or `sqs://?endpoint=http://localhost:9324` for another server.
 
-    Raise `InvalidValueError` for another URL or no region, `ConnectionLostError` when nobody answers, and `AccessDeniedError` for
-    wrong credentials or none.
+    Raise `InvalidValueError` for another URL, no region or no credentials, `ConnectionLostError` when nobody answers, and
+    `AccessDeniedError` for wrong credentials.
     """
     transport = SQSTransport(parse(url))
     try:
