@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from bench.brokers.contenders import on_kafka
 from bench.brokers.contest import BATCH, Calls
 
 NAME = "bare client"
@@ -20,14 +21,22 @@ PACKAGES = {
     "rabbitmq": ("aiormq", "uvloop"),
     "sqs": ("aiobotocore",),
     "nats": ("nats-py", "uvloop"),
+    "kafka": ("aiokafka", "uvloop"),
 }
 MODES = {
     "redis": {"pipeline": 1.0},
     "rabbitmq": {"gathered, confirmed": 1.0},
     "sqs": {"batches of ten": 0.3},
     "nats": {"gathered, confirmed": 1.0},
+    "kafka": {"gathered, confirmed": 1.0},
 }
-CHOICES = {"redis": ("256", "1000"), "rabbitmq": ("256", "1000"), "sqs": ("4", "8"), "nats": ("100", "500")}
+CHOICES = {
+    "redis": ("256", "1000"),
+    "rabbitmq": ("256", "1000"),
+    "sqs": ("4", "8"),
+    "nats": ("100", "500"),
+    "kafka": ("500", "2000"),
+}
 QUEUE, GROUP = "work", "workers"
 
 
@@ -36,6 +45,8 @@ def sender(url: str, _mode: str) -> Any:
         return _sqs_sender(url)
     if url.startswith("nats"):
         return _nats_sender(url)
+    if url.startswith("kafka"):
+        return on_kafka.bare_sender(url)
     return _redis_sender(url) if url.startswith("redis") else _rabbitmq_sender(url)
 
 
@@ -44,6 +55,8 @@ def worker(url: str, add: Callable[[int], None], batch: str = "1000") -> Any:
         return _sqs_worker(url, add, min(int(batch), 8))
     if url.startswith("nats"):
         return _nats_worker(url, add, int(batch))
+    if url.startswith("kafka"):
+        return on_kafka.bare_worker(url, add, int(batch))
     return (_redis_worker if url.startswith("redis") else _rabbitmq_worker)(url, add, int(batch))
 
 
@@ -145,16 +158,19 @@ async def _rabbitmq_worker(url: str, add: Callable[[int], None], batch: int) -> 
     await connection.close()
 
 
+def endpoint_of(url: str) -> str:
+    return url.partition("endpoint=")[2].partition("&")[0]
+
+
 @asynccontextmanager
-async def _sqs(url: str) -> AsyncIterator[tuple[Any, str]]:
+async def sqs_queue(url: str) -> AsyncIterator[tuple[Any, str]]:
     from aiobotocore.config import AioConfig
     from aiobotocore.session import AioSession
 
-    endpoint = url.partition("endpoint=")[2].partition("&")[0]
     client = AioSession().create_client(
         "sqs",
         region_name="eu-west-1",
-        endpoint_url=endpoint,
+        endpoint_url=endpoint_of(url),
         aws_access_key_id="key",
         aws_secret_access_key="secret",
         config=AioConfig(parameter_validation=False),
@@ -169,7 +185,7 @@ async def _sqs(url: str) -> AsyncIterator[tuple[Any, str]]:
 
 @asynccontextmanager
 async def _sqs_sender(url: str) -> AsyncIterator[Calls]:
-    async with _sqs(url) as (sqs, queue):
+    async with sqs_queue(url) as (sqs, queue):
 
         async def one(number: int) -> None:
             await sqs.send_message(QueueUrl=queue, MessageBody=str(number))
@@ -189,7 +205,7 @@ async def _sqs_sender(url: str) -> AsyncIterator[Calls]:
 
 @asynccontextmanager
 async def _sqs_worker(url: str, add: Callable[[int], None], at_once: int) -> AsyncIterator[None]:
-    async with _sqs(url) as (sqs, queue):
+    async with sqs_queue(url) as (sqs, queue):
 
         async def work() -> None:
             while True:
