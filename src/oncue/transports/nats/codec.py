@@ -66,6 +66,11 @@ def headers(head: bytes, name: bytes, *more: bytes) -> bytes:
     return b"%b\r\nNats-Msg-Id: %b\r\nOncue: %b%b%b" % (_START, name, head, b"".join(more), _END)
 
 
+def name_anew(sequence: int) -> bytes:
+    """The name under which a message is published anew that has this number: once, whoever does it."""
+    return b"oncue-%d" % sequence
+
+
 def history(received: Received) -> bytes:
     """What the headers of a message tell that is published once more."""
     return b"\r\nOncue-Line: %b\r\nOncue-Attempts: %d\r\nOncue-Lost: %d" % (

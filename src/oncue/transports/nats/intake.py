@@ -1,7 +1,8 @@
 """How messages get here: by requests for so many of them, which the server answers as there are any.
 
 A request is over when all it asked for has come, or its time is. Cancelling one means to hear no more: what the server is about
-to send at that very moment would be lost on the way and come again after its lease, so this is done when nothing stirs.
+to send at that very moment reaches nobody. It comes again, and would be an attempt if it had waited for long, so this is done
+when nothing stirs.
 """
 
 from __future__ import annotations

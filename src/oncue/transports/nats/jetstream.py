@@ -126,6 +126,14 @@ class JetStream:
             raise RefusedError(failed.error)
         return found
 
+    async def acknowledge(self, reply: bytes) -> None:
+        """Have what was delivered with that reply subject deleted; returns when it is."""
+        connection = await self.link.connection()
+        try:
+            await _answer(connection, reply, b"")
+        except (ClosedError, DeniedError, SilentError) as error:
+            raise fault(error, self.link.address.shown) from error
+
     async def account(self) -> Document:
         found: Document = msgspec.json.decode(await self.ask("INFO"))
         return found

@@ -24,7 +24,7 @@ from oncue.core.errors import (
     again,
 )
 from oncue.core.message import Message, Send, check_delay
-from oncue.transports.nats.codec import Received, head_of, headers, history
+from oncue.transports.nats.codec import Received, head_of, headers, history, name_anew
 from oncue.transports.nats.core import tell
 from oncue.transports.nats.publisher import Parcel, delayed
 
@@ -186,7 +186,7 @@ class NATSLease:
 def successor(subscription: NATSSubscription, received: Received, sequence: int, delay: float = 0.0) -> Parcel:
     """What is published for a message that comes again. There is one name for it, so that it comes once."""
     place = subscription.place
-    name, head, body = b"s%d" % sequence, head_of(received.message), received.message.body
+    name, head, body = name_anew(sequence), head_of(received.message), received.message.body
     if delay:
         return delayed(place, head, name, body, delay, history(received))
     return Parcel(place.spec.name, place.subject, headers(head, name, history(received)), body)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 
 from oncue.core.errors import ConnectionLostError, TransportError, again
-from oncue.transports.nats.codec import delivery_of, due_of, without_due
+from oncue.transports.nats.codec import delivery_of, due_of, name_anew, without_due
 from oncue.transports.nats.faults import fault
 from oncue.transports.nats.intake import Intake, take
 from oncue.transports.nats.place import LATER, Place, nanoseconds
@@ -93,6 +93,6 @@ def _move(
             moved.set_result(error)
 
     _, sequence = delivery_of(reply)
-    parcel = Parcel(place.spec.name, place.subject, without_due(header, b"s%d" % sequence), body)
+    parcel = Parcel(place.spec.name, place.subject, without_due(header, name_anew(sequence)), body)
     publisher.post([parcel], done)
     return moved

@@ -15,7 +15,7 @@ from oncue.transports.checks import check_prefetch, check_spec
 from oncue.transports.examination import Remark
 from oncue.transports.nats.address import Address, parse
 from oncue.transports.nats.codec import MAX_HEAD
-from oncue.transports.nats.core import RefusedError, tell
+from oncue.transports.nats.core import RefusedError
 from oncue.transports.nats.examination import examine
 from oncue.transports.nats.faults import fault
 from oncue.transports.nats.intake import take
@@ -141,7 +141,7 @@ class NATSTransport:
         dropped = await self._queues.drop_delayed(place)
         while True:
             found = await take(self._queues, place, place.consumer, _DROPPED)
-            await asyncio.gather(*(self._drop(reply) for reply, _, _ in found))
+            await asyncio.gather(*(self._jetstream.acknowledge(reply) for reply, _, _ in found))
             dropped += len(found)
             if len(found) < _DROPPED:
                 return dropped
@@ -176,16 +176,6 @@ class NATSTransport:
         place = await self._queues.place(queue)
         if place.mover:
             await move_due(self._queues, self._publisher, place)
-
-    async def _drop(self, reply: bytes) -> None:
-        connection = await self.link.connection()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def heard(_header: bytes, _body: bytes, error: Exception | None) -> None:
-            tell(future, None if error is None else fault(error, self.link.address.shown))
-
-        connection.ask(reply, b"", heard)
-        await future
 
     def _check_open(self) -> None:
         if self._closed:
