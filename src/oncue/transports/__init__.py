@@ -25,13 +25,13 @@ _OPENERS = {
     "kafka+ssl": "oncue.transports.kafka:open_kafka",
     "memory": "oncue.transports.memory:open_memory",
     "nats": "oncue.transports.nats:open_nats",
+    "pubsub": "oncue.transports.pubsub:open_pubsub",
     "redis": "oncue.transports.redis:open_redis",
     "rediss": "oncue.transports.redis:open_redis",
     "sqs": "oncue.transports.sqs:open_sqs",
     "sqlite": "oncue.transports.sqlite:open_sqlite",
     "tls": "oncue.transports.nats:open_nats",
 }
-_PLANNED = frozenset({"pubsub"})
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):", re.ASCII)
 
 Opener = Callable[[str], Awaitable[Transport]]
@@ -75,9 +75,7 @@ def _opener(scheme: str) -> Opener:
         if point.name == scheme:
             return _load(point)
     known = schemes()
-    if scheme in _PLANNED:
-        raise InvalidValueError(f"transport {scheme}: is not in this release yet; known schemes: {', '.join(known)}")
-    close = get_close_matches(scheme, [*known, *_PLANNED], 1)
+    close = get_close_matches(scheme, known, 1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise InvalidValueError(f"transport {scheme}: is an unknown scheme{hint}; known schemes: {', '.join(known)}")
 
