@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -34,12 +36,29 @@ for pid in started:
     except OSError:
         pass
 """
+USER, PASSWORD = "me", "sesame"
+
+
+class Ports(NamedTuple):
+    """Where a server is, how others reach it, and where it says to be found by those who come through a proxy."""
+
+    plain: int
+    controller: int
+    sasl: int
+    tls: int
+    proxied: int
+    proxy: int
+
+
+def ready() -> bool:
+    """Whether there are Java and the server's archives."""
+    return shutil.which("java") is not None and any(_JARS.glob("kafka_*.jar"))
 
 
 def java() -> str:
     """Java, where there are the server's archives too; else skip the test, and fail it in continuous integration."""
     found = shutil.which("java")
-    if found is None or not any(_JARS.glob("kafka_*.jar")):
+    if found is None or not ready():
         reason = f"there is no Kafka server, and {ENVIRONMENT} names none"
         if os.environ.get("CI", "").lower() == "true":
             pytest.fail(reason)
@@ -50,22 +69,43 @@ def java() -> str:
 class KafkaServer:
     """One server. Its data outlive `stop` and `kill`, so that `start` goes on with them.
 
-    settings: further lines of its configuration file; `{port}` in them is its port.
+    settings: further lines of its configuration file.
+    doors: whether it also has listeners with passwords, with TLS, and for those who come through a proxy.
 
     A process beside it ends it when this process has ended.
     """
 
-    def __init__(self, folder: Path, *, settings: Mapping[str, str | int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, str | int] | None = None,
+        doors: bool = False,
+    ) -> None:
         self.folder = folder
         self.folder.mkdir(exist_ok=True)
-        self.port, self._controller = free_port(), free_port()
+        self.ports = Ports(*(free_port() for _ in Ports._fields))
         self._settings = dict(settings or {})
+        self._doors = doors
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
 
     @property
+    def port(self) -> int:
+        return self.ports.plain
+
+    @property
     def url(self) -> str:
         return f"kafka://127.0.0.1:{self.port}?partitions=4"
+
+    @property
+    def certificate(self) -> Path:
+        """Of its listener with TLS, which is its own authority; without openssl there is neither."""
+        return self.folder / "certificate.pem"
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -75,7 +115,13 @@ class KafkaServer:
     def start(self) -> None:
         """Return when it takes connections."""
         if not (self.folder / "data").exists():
-            self._run("kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", self._configuration()).wait(_START)
+            if self._doors and shutil.which("openssl"):
+                self._make_certificate()
+            users = [f"SCRAM-SHA-{size}=[name={USER},password={PASSWORD}]" for size in (256, 512)]
+            words = [word for user in users for word in ("--add-scram", user)]
+            self._run("kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", self._configuration(), *words).wait(
+                _START
+            )
         self._process = self._run("kafka.Kafka", self._configuration())
         self._watch_over(self._process)
         until = time.monotonic() + _START
@@ -118,8 +164,8 @@ class KafkaServer:
         settings: dict[str, str | int] = {
             "process.roles": "broker,controller",
             "node.id": 1,
-            "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller}",
+            "controller.quorum.voters": f"1@127.0.0.1:{self.ports.controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.ports.controller}",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self.folder / "data"),
             "offsets.topic.replication.factor": 1,
@@ -129,11 +175,49 @@ class KafkaServer:
             "share.coordinator.state.topic.replication.factor": 1,
             "share.coordinator.state.topic.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 500,
+            "broker.heartbeat.interval.ms": 300,
+            "broker.session.timeout.ms": 1500,  # for so long one that was killed cannot begin anew
+            **(self._more_listeners() if self._doors else {}),
             **self._settings,
         }
         path = self.folder / "server.properties"
         path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         return str(path)
+
+    def _more_listeners(self) -> dict[str, str | int]:
+        ports = self.ports
+        places = {
+            "PLAINTEXT": ports.plain,
+            "PROXIED": ports.proxied,
+            "SASL_PLAINTEXT": ports.sasl,
+            **({"SSL": ports.tls} if self.certificate.exists() else {}),
+        }
+        shown = {**places, "PROXIED": ports.proxy}
+        kinds = {**{name: name for name in places}, "PROXIED": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
+        login = "org.apache.kafka.common.security"
+        return {
+            "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in places.items())
+            + f",CONTROLLER://127.0.0.1:{ports.controller}",
+            "advertised.listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in shown.items()),
+            "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in kinds.items()),
+            "inter.broker.listener.name": "PLAINTEXT",
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+            "listener.name.sasl_plaintext.plain.sasl.jaas.config": f"{login}.plain.PlainLoginModule required "
+            f'user_{USER}="{PASSWORD}";',
+            "listener.name.sasl_plaintext.scram-sha-256.sasl.jaas.config": f"{login}.scram.ScramLoginModule required;",
+            "listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config": f"{login}.scram.ScramLoginModule required;",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self.folder / "keystore.pem"),
+        }
+
+    def _make_certificate(self) -> None:
+        key = self.folder / "key.pem"
+        command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} -out {self.certificate}"
+        subprocess.run(
+            shlex.split(f"{command} -addext subjectAltName=DNS:localhost,IP:127.0.0.1"), check=True, capture_output=True
+        )
+        (self.folder / "keystore.pem").write_text(key.read_text() + self.certificate.read_text())
 
     def _run(self, program: str, *words: str) -> subprocess.Popen[bytes]:
         command = [
@@ -172,8 +256,8 @@ def _state(thread: Path) -> str:
 
 @pytest.fixture(scope="session")
 def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A server of this run's own."""
-    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    """A server of this process's own."""
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"), doors=True)
     try:
         server.start()
         yield server
@@ -181,11 +265,21 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServ
         server.close()
 
 
+@pytest.fixture
+def mortal_kafka(kafka_server: KafkaServer) -> Iterator[KafkaServer]:
+    """The same, which may be stopped, killed and frozen: it is there again afterwards."""
+    yield kafka_server
+    if kafka_server.is_running:
+        kafka_server.thaw()
+    else:
+        kafka_server.start()
+
+
 @pytest.fixture(scope="session")
 def kafka_url(request: pytest.FixtureRequest) -> str:
-    """A server of this run's own, or the one that the environment names."""
+    """A server of this process's own, with groups that notice soon what becomes of their members, or the one that is named."""
     named = os.environ.get(ENVIRONMENT)
     if named:
         return named
     server: KafkaServer = request.getfixturevalue("kafka_server")
-    return server.url
+    return f"{server.url}&session=2"

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from brokers.kafka_server import KafkaServer, kafka_server  # noqa: F401  # a fixture
+from brokers.kafka_server import KafkaServer, kafka_server, mortal_kafka  # noqa: F401  # fixtures
+
+SESSION = "session=2"
+"""Seconds after which a dead member is missed, so that a test does not wait for longer."""
 
 
 @pytest.fixture
-def url(kafka_server: KafkaServer) -> str:  # noqa: F811
-    """With groups that notice a dead member as soon as they may."""
-    return f"{kafka_server.url}&session=6"
+def server(kafka_server: KafkaServer) -> KafkaServer:  # noqa: F811
+    return kafka_server
 
 
-@pytest.fixture(scope="session")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A server that may be stopped and killed, if it is started again."""
-    server = KafkaServer(tmp_path_factory.mktemp("mortal"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
+@pytest.fixture
+def mortal(mortal_kafka: KafkaServer) -> KafkaServer:  # noqa: F811
+    return mortal_kafka
+
+
+@pytest.fixture
+def url(server: KafkaServer) -> str:
+    """With groups that notice a dead member soon."""
+    return f"{server.url}&{SESSION}"

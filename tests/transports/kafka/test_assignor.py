@@ -28,6 +28,26 @@ def test_each_partition_has_one_owner_and_busy_ones_keep_theirs(owners: list[tup
         assert max(after) - min(after) <= 1
 
 
+def test_a_partition_without_work_is_never_one_to_finish_first() -> None:
+    shares = share(range(3), {"0": Claim([0, 2]), "1": Claim([1], [1])})
+    assert shares == {"0": ([0], []), "1": ([1, 2], [])}  # or who has one too many asks again and again, for ever
+
+
+@given(OWNERS, OWNERS)
+def test_who_slept_through_a_sharing_out_takes_nothing_from_those_who_were_there(
+    then: list[tuple[int, bool]], now: list[tuple[int, bool]]
+) -> None:
+    present = {}
+    for member in range(1, 6):
+        owned = [place for place, (owner, _) in enumerate(now) if owner == member]
+        present[str(member)] = Claim(owned, [place for place in owned if now[place][1]], 8)
+    old = [place for place, (owner, _) in enumerate(then) if owner == 0]
+    shares = share(PARTITIONS, {**present, "0": Claim(old, old, 7)})
+    assert sorted(place for mine, _ in shares.values() for place in mine) == list(PARTITIONS)
+    for member, claim in present.items():
+        assert set(claim.busy) <= set(shares[member][0])
+
+
 def test_nothing_moves_when_all_is_fair() -> None:
     claims = {"a": Claim([0, 3]), "b": Claim([1, 2])}
     assert share(range(4), claims) == {"a": ([0, 3], []), "b": ([1, 2], [])}

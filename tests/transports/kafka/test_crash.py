@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
 from collections import Counter
 
 from transports import processes
+from transports.kafka import programs
 from transports.kafka.support import opened, settled_down, taken
 from transports.sqlite.support import Program
 from transports.words import receive, sends
+
+from oncue.dead import list_dead
 
 SEED = int(os.environ.get("ONCUE_TEST_SEED", "20"))
 
@@ -79,3 +83,29 @@ async def test_a_worker_that_was_frozen_cannot_undo_what_the_next_one_does(url: 
                 await lease.ack()
         assert await taken(transport) == []
         assert set(await taken(transport, "next")) <= {"0"}
+
+
+async def test_what_kills_its_workers_ends_as_a_dead_letter_and_its_neighbours_are_all_done(url: str) -> None:
+    done: Counter[str] = Counter()
+    words = [str(number) for number in range(30)]
+    async with opened(url, "asya-job", "asya-job-dlq") as transport:
+        app = programs.jobs(url)
+        async with app:
+            await app.actors["job"].send_many(["poison", *words])
+        deaths = 0
+        async with asyncio.timeout(80):
+            while not (await transport.depth("asya-job-dlq")).ready:
+                with Program(programs.worker, url) as program:
+                    while program._process.is_alive() and not (await transport.depth("asya-job-dlq")).ready:
+                        await asyncio.sleep(0.1)
+                    deaths += not program._process.is_alive()
+                    program.kill()
+                    done.update(program.rest())
+            with Program(programs.worker, url) as program:
+                await settled_down(transport, "asya-job")
+                program.kill()
+                done.update(program.rest())
+        (letter,) = await list_dead(transport, "asya-job-dlq")
+        assert json.loads(letter.stored.body)["payload"] == "poison"
+    assert deaths == programs.LIMIT
+    assert set(done) == set(words), "a neighbour was lost"

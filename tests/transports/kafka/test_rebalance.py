@@ -25,8 +25,8 @@ async def test_a_storm_of_comings_and_goings_loses_nothing_and_repeats_nothing(u
                 while True:
                     lease = await subscription.receive()
                     await asyncio.sleep(0.002)
-                    await lease.ack()
                     done[lease.message.id] += 1
+                    await lease.ack()  # which takes effect also when it is cancelled
         except TimeoutError:
             return
         finally:
@@ -34,8 +34,8 @@ async def test_a_storm_of_comings_and_goings_loses_nothing_and_repeats_nothing(u
 
     async with opened(url) as transport:
         await transport.send(*sends(total))
-        while done.total() < total:
-            await asyncio.gather(*(work(chance.uniform(0.5, 3.0)) for _ in range(3)))
+        while len(done) < total:
+            await asyncio.gather(*(work(chance.uniform(0.5, 2.0)) for _ in range(3)))
         await settled_down(transport, "work")
     assert set(done) == {str(number) for number in range(total)}
     assert max(done.values()) == 1
@@ -45,15 +45,33 @@ async def test_work_in_hand_stays_with_its_owner_when_another_consumer_comes(url
     async with opened(url) as transport, opened(url, "other") as second:
         await transport.send(*sends(40))
         async with (
-            transport.subscribe("work", prefetch=8) as subscription,
+            transport.subscribe("work", prefetch=1) as subscription,
             second.subscribe("work", prefetch=50) as another,
         ):
-            held = [await receive(subscription) for _ in range(8)]
-            first = await receive(another)  # which comes when partitions were shared out again
-            assert first.attempt == 1
-            assert first.message.id not in {lease.message.id for lease in held}
-            for lease in held:
+            held = await receive(subscription)
+            theirs = [await receive(another) for _ in range(20)]  # all of the two partitions that it is given
+            assert held.message.id not in {lease.message.id for lease in theirs}
+            assert {lease.attempt for lease in theirs} == {1}
+            await held.ack()
+            for lease in theirs:
                 await lease.ack()
+
+
+async def test_who_works_at_all_partitions_gives_some_away_when_that_work_is_done(url: str) -> None:
+    async with opened(url) as transport, opened(url, "other") as second:
+        await transport.send(*sends(40))
+        async with (
+            transport.subscribe("work", prefetch=40) as subscription,
+            second.subscribe("work", prefetch=1) as another,
+        ):
+            held = [await receive(subscription) for _ in range(40)]
+            coming = asyncio.ensure_future(receive(another))
+            await transport.send(*sends(40, first=40))
+            for lease in held:  # and no more of the two partitions that are to be given away
+                await asyncio.sleep(0.02)
+                await lease.ack()
+            first = await coming
+            assert (int(first.message.id) >= 40, first.attempt) == (True, 1)
             await first.ack()
 
 

@@ -49,6 +49,16 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         places = ",".join(f"{host}:{port}" for host, port in self.hosts)
         return f"{'kafka' if self.tls is None else 'kafka+ssl'}://{places}"
 
+    @property
+    def heartbeat(self) -> int:
+        """Milliseconds between two signs of life, by which one also hears that partitions are shared out anew."""
+        return max(100, min(3000, round(self.session * 100)))
+
+    @property
+    def longest_poll(self) -> int:
+        """Milliseconds that a server may hold back its answer where there is nothing new."""
+        return min(5000, round(self.timeout * 500))
+
     def client(self) -> dict[str, Any]:
         """What every part of the client has to be told."""
         secure = self.tls is not None

@@ -16,39 +16,51 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What a member had, and at which of it there is work."""
+    """What a member had, at which of it there is work, and from which sharing out it had that."""
 
     owned: Sequence[int] = ()
     busy: Sequence[int] = ()
+    epoch: int = 0
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a member is told beside its partitions: which of them to finish first, and which sharing out this was."""
+
+    over: Sequence[int] = ()
+    epoch: int = 0
 
 
 _encode = msgspec.json.Encoder().encode
 _claim = msgspec.json.Decoder(Claim).decode
-_numbers = msgspec.json.Decoder(list[int]).decode
+_told = msgspec.json.Decoder(Told).decode
 
 
 def share(partitions: Iterable[int], claims: Mapping[str, Claim]) -> dict[str, tuple[list[int], list[int]]]:
-    """For each member its partitions, and those of them that it has to give away when it can."""
+    """For each member its partitions, and those of them that it has to give away when it can.
+
+    Of two that claim the same partition the one has it that was there later: the other slept through a sharing out.
+    """
     free = set(partitions)
-    given: dict[str, list[int]] = {member: [] for member in claims}
     least, more = divmod(len(free), len(claims))
-    for member in sorted(claims):
+    latest = sorted(claims, key=lambda member: (-claims[member].epoch, member))
+    given: dict[str, list[int]] = {}
+    for member in latest:
         given[member] = [each for each in sorted(set(claims[member].busy)) if each in free]
         free.difference_update(given[member])
     order = sorted(claims, key=lambda member: (-len(given[member]), member))
     quota = {member: least + (place < more) for place, member in enumerate(order)}
-    for member in order:
+    for member in latest:
         for each in sorted(set(claims[member].owned)):
             if each in free and len(given[member]) < quota[member]:
                 given[member].append(each)
                 free.discard(each)
-    for each in sorted(free):
-        member = min(order, key=lambda member: (len(given[member]), member))
+    for each in sorted(free):  # some member has room for each: together they have as much as there are partitions
+        member = max(order, key=lambda member: quota[member] - len(given[member]))
         given[member].append(each)
     return {member: (sorted(mine), mine[quota[member] :]) for member, mine in given.items()}
 
 
-def make_assignor(claim: Callable[[], Claim], told: Callable[[Sequence[int]], None]) -> type[AbstractPartitionAssignor]:
+def make_assignor(claim: Callable[[], Claim], told: Callable[[Told], None]) -> type[AbstractPartitionAssignor]:
     """An assignor of one member, as the client wants it: a class."""
 
     class Assignor(AbstractPartitionAssignor):  # type: ignore[misc]
@@ -65,13 +77,14 @@ def make_assignor(claim: Callable[[], Claim], told: Callable[[Sequence[int]], No
             topic = next(iter(members.values())).subscription[0]
             claims = {member: _claim(about.user_data or b"{}") for member, about in members.items()}
             shares = share(cluster.partitions_for_topic(topic) or (), claims)
+            epoch = max(claim.epoch for claim in claims.values()) + 1
             return {
-                member: ConsumerProtocolMemberAssignment(0, [(topic, mine)], _encode(over))
+                member: ConsumerProtocolMemberAssignment(0, [(topic, mine)], _encode(Told(over, epoch)))
                 for member, (mine, over) in shares.items()
             }
 
         @classmethod
         def on_assignment(cls, assignment: ConsumerProtocolMemberAssignment) -> None:
-            told(_numbers(assignment.user_data or b"[]"))
+            told(_told(assignment.user_data or b"{}"))
 
     return Assignor

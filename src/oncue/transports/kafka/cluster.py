@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -16,6 +16,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from oncue.core.errors import QueueNotFoundError
+from oncue.transports.kafka import private
 from oncue.transports.kafka.address import Address
 from oncue.transports.kafka.codec import MAX_RECORD
 from oncue.transports.kafka.faults import TROUBLE, fault
@@ -42,18 +43,28 @@ class Cluster:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._admin = AIOKafkaAdminClient(**address.client())
-        self._client = self._admin._client  # noqa: SLF001  # it has no way to ask without making a topic
+        self._client = private.inside(self._admin)
         self._coordinators: dict[str, int] = {}
 
     async def start(self) -> None:
         try:
             await self._admin.start()
         except TROUBLE as error:
-            raise fault(error, self.address.shown) from error
+            raise fault(await self._reason(error), self.address.shown) from error
+
+    async def _reason(self, error: Exception) -> Exception:
+        """Why none of the servers can be used: what the first one says that says something."""
+        for host, port in self.address.hosts:
+            try:
+                await private.connect(host, port, self.address.client())
+            except TROUBLE as found:
+                error = found
+                if isinstance(found, theirs.KafkaError | ssl.SSLError):
+                    break
+        return error
 
     async def close(self) -> None:
-        with suppress(*TROUBLE):
-            await self._admin.close()
+        await private.stop(self._admin, self.address.timeout)
 
     async def topics(self, *names: str) -> dict[str, int]:
         """How many partitions each topic has; of all where none is named. Those that are not there are left out."""

@@ -42,11 +42,11 @@ class State(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Parcel(NamedTuple):
-    """A record on its way."""
+    """A record to be sent; one without a body deletes what its topic has of that key."""
 
     key: bytes | None
     headers: Headers
-    body: bytes
+    body: bytes | None
 
 
 class Received(NamedTuple):

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 
 from oncue.core.errors import QueueNotFoundError, TransportError
+from oncue.transports.kafka import private
 from oncue.transports.kafka.codec import Parcel, Received, decode, encode
 from oncue.transports.kafka.faults import TROUBLE
 
@@ -77,9 +78,11 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
             with suppress(TimeoutError):  # who goes away while it joins is missed by the others for a whole session
                 async with asyncio.timeout(_JOINING):
                     await self._joined.wait()
-            async with self._moving:
-                self._mover.cancel()
-            await asyncio.wait([self._mover])
+                    async with self._moving:
+                        self._mover.cancel()
+            self._mover.cancel()
+            await asyncio.wait([self._mover], timeout=_JOINING + 2 * self._desk.address.timeout)
+            await private.end(self._mover)
 
     async def on_partitions_revoked(self, _revoked: Any) -> None:
         async with self._moving:
@@ -104,8 +107,9 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
         address = self._desk.address
         consumer = self._desk.cluster.reader(
             group_id=self._desk.group("delayed"),
-            session_timeout_ms=max(6000, round(address.session * 1000)),
-            heartbeat_interval_ms=500,
+            session_timeout_ms=round(address.session * 1000),
+            heartbeat_interval_ms=address.heartbeat,
+            fetch_max_wait_ms=address.longest_poll,
             max_poll_interval_ms=2**31 - 1,
             rebalance_timeout_ms=30_000,
         )
@@ -153,7 +157,8 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
                     going.append(self._pass_on(decode(record)))
             if going:
                 await asyncio.gather(*going)
-                await consumer.commit(done)
+                async with asyncio.timeout(self._desk.address.timeout):
+                    await consumer.commit(done)
                 self._moved |= {place.partition: offset for place, offset in done.items()}
 
     async def _trim(self) -> None:
@@ -181,13 +186,13 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
         due = {"queue": state.queue, "incarnation": state.incarnation, "due": state.due}
         counts = {"attempts": state.attempts, "lost": state.lost}
         if state.due > time.time():
-            await (await self._desk.wait_on(encode(message, **due, **counts), state.due))
+            await self._desk.stored(await self._desk.wait_on(encode(message, **due, **counts), state.due))
             return
         try:
             record = self._desk.registry.records.get(state.queue) or await self._desk.find(state.queue)
             if record.incarnation == state.incarnation:
                 parcel: Parcel = encode(message, **counts)
-                await (await self._desk.put(record, parcel))
+                await self._desk.stored(await self._desk.put(record, parcel))
         except QueueNotFoundError:
             return  # it was deleted, with all that was in it
 

@@ -6,19 +6,16 @@ import asyncio
 import itertools
 import time
 import zlib
-from asyncio import Future
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka import errors as theirs
 
 from oncue.core.errors import (
     MessageTooLargeError,
     PartialSendError,
     QueueNotFoundError,
-    TransportClosedError,
+    TransportError,
     again,
 )
 from oncue.core.message import Send, check_delay
@@ -26,14 +23,13 @@ from oncue.transports.base import QueueSpec
 from oncue.transports.checks import check_equal
 from oncue.transports.kafka.address import Address
 from oncue.transports.kafka.cluster import Cluster
-from oncue.transports.kafka.codec import MAX_BODY, MAX_RECORD, Parcel, check, encode
+from oncue.transports.kafka.codec import MAX_BODY, Parcel, check, encode
 from oncue.transports.kafka.delays import LEVELS, TOPIC, Delays, level_of
-from oncue.transports.kafka.faults import TROUBLE, fault
+from oncue.transports.kafka.publisher import Posted, Publisher, closed_or
 from oncue.transports.kafka.registry import TOPIC as REGISTRY
 from oncue.transports.kafka.registry import Record, Registry
 from oncue.transports.kafka.registry import encode as encode_record
 
-_BATCH = 2**18
 _PAUSE = 0.02
 _UNRECORDED = 3.0
 """Seconds that somebody who made a topic may take to say what for."""
@@ -48,13 +44,7 @@ class Desk:
         self.registry = Registry(self.cluster, self._changed)
         self.delays = Delays(self)
         self._told = changed
-        self._producer = AIOKafkaProducer(
-            **address.client(),
-            enable_idempotence=True,
-            acks="all",
-            max_batch_size=_BATCH,
-            max_request_size=2 * MAX_RECORD,
-        )
+        self._publisher = Publisher(address)
         self._turn = itertools.count()
         self._partitions: dict[str, int] = {}
         self._sending: set[asyncio.Task[None]] = set()
@@ -63,10 +53,7 @@ class Desk:
 
     async def start(self) -> None:
         await self.cluster.start()
-        try:
-            await self._producer.start()
-        except TROUBLE as error:
-            raise fault(error, self.address.shown) from error
+        await self._publisher.start()
         await self.registry.start()
 
     async def close(self) -> None:
@@ -76,8 +63,7 @@ class Desk:
             await asyncio.wait(list(self._sending))
         await self.delays.close()
         await self.registry.close()
-        with suppress(*TROUBLE):
-            await self._producer.stop()
+        await self._publisher.close()
         await self.cluster.close()
 
     # Queues
@@ -115,7 +101,7 @@ class Desk:
     async def write(self, queue: str, record: Record | None) -> None:
         """Have everybody know."""
         value = None if record is None else encode_record(record)
-        await (await self._post(REGISTRY, 0, Parcel(queue.encode(), [], value), queue))  # type: ignore[arg-type]
+        await self.stored(await self._publisher.post(REGISTRY, 0, Parcel(queue.encode(), [], value), queue))
         await self.registry.sync()
 
     async def _make(self, queue: str) -> tuple[str, bool]:
@@ -169,77 +155,69 @@ class Desk:
         records: dict[str, Record] = {}
         for send in sends:
             if send.queue not in records:
-                records[send.queue] = self.registry.records.get(send.queue) or await self.find(send.queue)
-        futures: list[Any] = []
+                record = self.registry.records.get(send.queue) or await self.find(send.queue)
+                await self.partitions(record)
+                records[send.queue] = record
+            if send.delay:
+                await self._make_delays()
+        posted: list[Posted] = []
         for send in sends:  # one after the other, so that they are stored in this order
             record = records[send.queue]
             due = time.time() + send.delay if send.delay else 0.0
             if send.delay and not record.spec.fifo:
-                futures.append(await self.postpone(record, send, due))
+                posted.append(await self.postpone(record, send, due))
             else:
-                futures.append(await self.put(record, encode(send.message, due=due)))
-        results = await asyncio.gather(*futures, return_exceptions=True)
-        failed = {place: each for place, each in enumerate(results) if isinstance(each, BaseException)}
+                posted.append(await self.put(record, encode(send.message, due=due)))
+        failed = await self._publisher.outcome(posted)
         if not failed:
             return
-        ours = {place: fault(each, self.address.shown) for place, each in failed.items()}
+        ours = {place: self._fault(posted[place], error) for place, error in failed.items()}
         if len(failed) == len(sends):
             raise again(ours[next(iter(ours))]) from failed[next(iter(failed))]
         raise PartialSendError(ours, len(sends))
 
-    async def put(self, record: Record, parcel: Parcel) -> Awaitable[None]:
-        """Store a message in its queue, with others of its key where it has one. What is returned is to be awaited too."""
+    async def stored(self, *posted: Posted) -> None:
+        """Return when all of these are, or raise why one is not."""
+        for place, error in (await self._publisher.outcome(posted)).items():
+            raise self._fault(posted[place], error) from error
+
+    async def put(self, record: Record, parcel: Parcel) -> Posted:
+        """Have a message stored in its queue, with others of its key where it has one."""
         count = await self.partitions(record)
         if parcel.key is None:
             place = 0 if record.spec.fifo else next(self._turn) % count
         else:
             place = zlib.crc32(parcel.key) % count
-        return await self._post(record.topic, place, parcel, record.spec.name)
+        return await self._publisher.post(record.topic, place, parcel, record.spec.name)
 
-    async def postpone(self, record: Record, send: Send, due: float, **state: Any) -> Awaitable[None]:
-        """Store a message where it waits until it is due (s since 1970). What is returned is to be awaited too."""
+    async def postpone(self, record: Record, send: Send, due: float, **state: Any) -> Posted:
+        """Have a message stored where it waits until it is due (s since 1970)."""
+        await self._make_delays()
+        parcel = encode(send.message, queue=record.spec.name, incarnation=record.incarnation, due=due, **state)
+        return await self.wait_on(parcel, due)
+
+    async def _make_delays(self) -> None:
         if not self._delaying:
             await self.cluster.create(TOPIC, LEVELS)
             self._delaying = True
             self.delays.need()
-        parcel = encode(send.message, queue=record.spec.name, incarnation=record.incarnation, due=due, **state)
-        return await self.wait_on(parcel, due)
 
-    async def wait_on(self, parcel: Parcel, due: float) -> Awaitable[None]:
-        """Have it wait in the level that fits. What is returned is to be awaited too."""
-        return await self._post(TOPIC, level_of(due - time.time()), parcel, "delayed messages")
+    async def wait_on(self, parcel: Parcel, due: float) -> Posted:
+        """Have it wait in the level that fits."""
+        return await self._publisher.post(TOPIC, level_of(due - time.time()), parcel, "delayed messages")
 
-    async def _post(self, topic: str, partition: int, parcel: Parcel, queue: str) -> Awaitable[None]:
-        try:
-            future = await self._producer.send(topic, parcel.body, parcel.key, partition, headers=list(parcel.headers))
-        except TROUBLE as error:
-            return self._stored(failed(error), parcel, queue)
-        return self._stored(future, parcel, queue)
-
-    async def _stored(self, future: Awaitable[Any], parcel: Parcel, queue: str) -> None:
-        try:
-            await future
-        except (theirs.RecordTooLargeError, theirs.MessageSizeTooLargeError) as error:
-            raise MessageTooLargeError(queue, len(parcel.body), MAX_BODY) from error
-        except theirs.ProducerClosed as error:
-            raise TransportClosedError from error
-        except theirs.UnknownTopicOrPartitionError as error:
-            if queue in self.registry.records:  # a server has not heard of it yet, or soon everybody will of its end
-                raise fault(error, self.address.shown) from error
-            raise QueueNotFoundError(queue) from error
-        except TROUBLE as error:
-            raise fault(error, self.address.shown) from error
+    def _fault(self, posted: Posted, error: BaseException) -> TransportError:
+        if isinstance(error, theirs.RecordTooLargeError | theirs.MessageSizeTooLargeError):
+            return MessageTooLargeError(posted.queue, posted.size, MAX_BODY)
+        if isinstance(error, theirs.UnknownTopicOrPartitionError) and posted.queue not in self.registry.records:
+            return QueueNotFoundError(
+                posted.queue
+            )  # else a server has not heard of it yet, or soon all will of its end
+        return closed_or(error, self.address.shown)
 
     def _changed(self, name: str) -> None:
         topics = {record.topic for record in self.registry.records.values()}
         self._partitions = {topic: count for topic, count in self._partitions.items() if topic in topics}
-        if name not in self.registry.records:  # or the client would ask for it until a server makes it anew
-            self._producer.client._topics.discard(name)  # noqa: SLF001
+        if name not in self.registry.records:
+            self._publisher.forget(name)
         self._told(name)
-
-
-def failed(error: Exception) -> Future[None]:
-    """One that is done already, and has failed."""
-    future: Future[None] = asyncio.get_running_loop().create_future()
-    future.set_exception(error)
-    return future

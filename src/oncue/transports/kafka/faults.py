@@ -25,6 +25,8 @@ _DENIED = (
     theirs.ClusterAuthorizationFailedError,
     theirs.PolicyViolationError,
 )
+FINAL = (*_DENIED, theirs.OffsetMetadataTooLargeError, theirs.InvalidCommitOffsetSizeError)
+"""What no repetition of a commit changes."""
 _OLD = (
     theirs.UnsupportedVersionError,
     theirs.IncompatibleBrokerVersion,
@@ -42,6 +44,13 @@ def fault(error: BaseException, where: str) -> TransportError:
         return AccessDeniedError(f"{where}: access was denied: {text}")
     if isinstance(error, theirs.KafkaStorageError):
         return StorageFullError(f"{where}: the server cannot write: {text}")
+    if isinstance(error, theirs.InvalidSessionTimeoutError):
+        return IncompatibleStoreError(
+            f"{where}: the servers do not allow such a session; their limits are group.min.session.timeout.ms and "
+            "group.max.session.timeout.ms, the parameter is 'session'"
+        )
+    if isinstance(error, theirs.OffsetMetadataTooLargeError):
+        return IncompatibleStoreError(f"{where}: offset.metadata.max.bytes has to be at least 4096 there: {text}")
     if isinstance(error, _OLD):
         return IncompatibleStoreError(f"{where}: Kafka 2.4 or newer is needed: {text}")
     return ConnectionLostError(f"{where}: {text}")

@@ -38,6 +38,12 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
             member.silent = True
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        try:
+            await self._begin(assigned)
+        except Exception as error:  # the client would write it to a log, and go on without us
+            self._member.fail(error)
+
+    async def _begin(self, assigned: Iterable[TopicPartition]) -> None:
         member = self._member
         places = sorted(each.partition for each in assigned)
         committed = {}

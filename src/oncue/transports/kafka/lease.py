@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from oncue.core.errors import (
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class KafkaLease:
     """Its methods return when it is committed; a cancelled one may still take effect."""
 
-    __slots__ = ("attempt", "entry", "member", "message", "subscription", "suspect", "until")
+    __slots__ = ("attempt", "entry", "member", "message", "sent", "subscription", "suspect", "until")
 
     def __init__(self, member: Member, subscription: KafkaSubscription, entry: Entry, until: float) -> None:
         assert entry.received is not None
@@ -35,10 +36,11 @@ class KafkaLease:
         self.attempt = entry.attempts
         self.suspect = entry.suspect
         self.until = until
+        self.sent: Sequence[Send] = ()
 
     async def ack(self, *sends: Send) -> None:
         self._check_held()
-        if sends:
+        if sends and sends != self.sent:
             desk = self.member.desk
             self.entry.stage = Stage.SETTLING
             try:
@@ -52,6 +54,7 @@ class KafkaLease:
                 self._resume()
             if self.entry.lease is not self:
                 raise self._lost()
+            self.sent = sends  # if only the rest fails, they are not sent again
         await self.member.finish(self)
 
     async def nack(self, *, delay: float = 0.0) -> None:
@@ -86,7 +89,7 @@ class KafkaLease:
 
     async def _postpone(self, send: Send, due: float) -> None:
         entry, desk = self.entry, self.member.desk
-        await (await desk.postpone(self.member.record, send, due, attempts=entry.attempts, lost=entry.lost))
+        await desk.stored(await desk.postpone(self.member.record, send, due, attempts=entry.attempts, lost=entry.lost))
 
     def _resume(self) -> None:
         if self.entry.lease is self and self.entry.stage is Stage.SETTLING:

@@ -115,6 +115,14 @@ class Ledger:
         entry.stage = Stage.OVER
         self.undone.pop(entry.offset, None)
 
+    def resume(self, entry: Entry) -> None:
+        """What was finished is not."""
+        entry.stage = Stage.WAITING
+        later = [each for offset, each in self.undone.items() if offset > entry.offset]
+        for each in later:
+            del self.undone[each.offset]
+        self.undone |= {each.offset: each for each in (entry, *later)}
+
     def skip(self, offset: int) -> None:
         """What is fresh below it is done, though nobody ever had it."""
         while self.fresh and self.fresh[0].offset < offset:

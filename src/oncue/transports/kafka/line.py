@@ -61,6 +61,11 @@ class Line:
             elif was_first:
                 self.put(lane[0])
 
+    def resume(self, entry: Entry) -> None:
+        """What was finished is not: those of its key have to wait for it again."""
+        if self._fifo:
+            self._lanes.setdefault(_lane(entry), deque()).appendleft(entry)
+
     def forget(self, ledger: Ledger) -> None:
         """Everything of this partition is somebody else's."""
         self._line = deque(entry for entry in self._line if entry.ledger is not ledger)
@@ -72,7 +77,7 @@ class Line:
         left: list[Entry] = []
         while self._line and len(taken) < room:
             entry = self._line.popleft()
-            if entry.stage is not Stage.WAITING or entry.ledger.gone:
+            if entry.stage is not Stage.WAITING or entry.ledger.gone or not self._first(entry):
                 continue
             if entry.ledger not in ledgers or (entry.suspect and alone <= 0):
                 left.append(entry)
@@ -88,6 +93,9 @@ class Line:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+    def _first(self, entry: Entry) -> bool:
+        return not self._fifo or self._lanes[_lane(entry)][0] is entry
 
     def _take_new(self, taken: list[Entry], room: int, alone: int, ledgers: Sequence[Ledger]) -> int:
         lanes = [each for each in ledgers if each.fresh and len(each.undone) < MOST]

@@ -19,14 +19,17 @@ from typing import TYPE_CHECKING
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as theirs
 
-from oncue.core.errors import LeaseLostError, QueueNotFoundError, TransportError
-from oncue.transports.kafka.assignor import Claim, make_assignor
-from oncue.transports.kafka.faults import TROUBLE, fault
+from oncue.core.errors import ConnectionLostError, LeaseLostError, QueueNotFoundError, TransportError
+from oncue.transports.kafka import private
+from oncue.transports.kafka.assignor import Claim, Told, make_assignor
+from oncue.transports.kafka.faults import FINAL, TROUBLE, fault
 from oncue.transports.kafka.group import Listener
 from oncue.transports.kafka.lease import KafkaLease
 from oncue.transports.kafka.ledger import MOST, Entry, Ledger, Stage
 from oncue.transports.kafka.line import Line
+from oncue.transports.kafka.log import Log
 from oncue.transports.kafka.registry import Record
+from oncue.transports.kafka.waiters import Waiters
 
 if TYPE_CHECKING:
     from oncue.transports.kafka.desk import Desk
@@ -38,7 +41,6 @@ _AHEAD = 1000
 """Messages of one partition that are read before anybody has room for them."""
 _AT_A_TIME = 2000
 _PAUSE = 0.05
-_TRIM = 5.0
 _IDLE = 60_000
 _LOOK_AGAIN = 200
 
@@ -59,28 +61,29 @@ class Member:
         self.silent = False  # between two generations of the group nothing can be committed
         self.committing = asyncio.Lock()
         self.over: Sequence[int] = ()
+        self._epoch = 0
         self.ending = False
         self.ended = False
         self.joined = asyncio.Event()
         self.stopped = asyncio.Event()
         self._ready: deque[Entry] = deque()
-        self._waiters: list[tuple[Ledger, Future[None]]] = []
+        self._waiters = Waiters(desk.address.timeout, desk.address.shown)
         self._dirty: set[Ledger] = set()
         self._work = asyncio.Event()
         self._hungry = asyncio.Event()
         self._lapse: TimerHandle | None = None
-        self._trimmed: dict[int, int] = {}
-        self._trim_at = self.loop.time() + _TRIM
-        self._idle: Future[None] | None = None
+        self._log = Log(desk, record)
+        self._refused = False  # the servers do not let it be a member
+        self._failing: Future[None] | None = None
         address = desk.address
         self.consumer: AIOKafkaConsumer = desk.cluster.reader(
             group_id=self.group,
             partition_assignment_strategy=[make_assignor(self._claim, self._told)],
-            session_timeout_ms=max(6000, round(address.session * 1000)),
-            heartbeat_interval_ms=min(1000, max(200, round(address.session * 100))),
+            session_timeout_ms=round(address.session * 1000),
+            heartbeat_interval_ms=address.heartbeat,
             max_poll_interval_ms=2**31 - 1,
             rebalance_timeout_ms=30_000 + round(address.drain * 1000),
-            fetch_max_wait_ms=5000,
+            fetch_max_wait_ms=address.longest_poll,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -91,9 +94,11 @@ class Member:
         except TROUBLE as error:
             self.ended = True
             self.stopped.set()
-            await self.consumer.stop()
+            await private.stop(self.consumer, self.desk.address.timeout)
             raise fault(error, self.desk.address.shown) from error
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._commit())]
+        for task in self._tasks:
+            task.add_done_callback(self._on_end)
 
     # For subscriptions
 
@@ -162,26 +167,46 @@ class Member:
         if not self.ending:
             self.ending = True
             self.trim()
-            if error is None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self.desk.address.timeout):
-                        await self.joined.wait()
-                        self.untake_all()
-                        await self.flush(self.desk.address.timeout)
-                await self._trim_log()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self.line.close()
-            if self._lapse is not None:
-                self._lapse.cancel()
-            for ledger in self.ledgers.values():
-                self.abandon(ledger)
-            self.ended = True
-            with suppress(*TROUBLE):
-                await self.consumer.stop()
-            self.stopped.set()
+            try:
+                if error is None and not self._refused:
+                    await self._say_goodbye()
+                await private.end(*self._tasks)
+            finally:
+                await self._over()
         await self.stopped.wait()
+
+    async def _say_goodbye(self) -> None:
+        """Commit what is known, but for one that is not there wait no longer than an answer may take."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.desk.address.timeout):
+                await self.joined.wait()
+                self.untake_all()
+                await self.flush(self.desk.address.timeout)
+                await self._log.trim(self.ledgers.values(), now=True)
+
+    async def _over(self) -> None:
+        self.line.close()
+        if self._lapse is not None:
+            self._lapse.cancel()
+        for ledger in self.ledgers.values():
+            self.abandon(ledger)
+        self._waiters.close()
+        self.ended = True
+        try:
+            await private.stop(self.consumer, self.desk.address.timeout)
+        finally:
+            self.stopped.set()
+
+    def fail(self, error: BaseException) -> None:
+        """It cannot go on: whoever waits is told, and joins anew when it asks again."""
+        if self.ending:
+            return
+        if not isinstance(error, TROUBLE):
+            _log.error("receiving from queue %r begins anew after a fault", self.record.spec.name, exc_info=error)
+        found = fault(error, self.desk.address.shown)
+        for subscription in list(self.subscriptions):
+            subscription.fail(found)
+        self._failing = asyncio.ensure_future(self.end(found))
 
     def lose_queue(self) -> None:
         """It was deleted: whoever waits is told, and whoever holds something has lost it."""
@@ -198,7 +223,11 @@ class Member:
         self._drop(lease)
         entry.ledger.finish(entry)
         self.line.finished(entry)
-        await self._committed(entry.ledger)
+        try:
+            await self._committed(entry.ledger)
+        except ConnectionLostError:
+            self._take_back(lease)
+            raise
 
     async def give_back(self, lease: KafkaLease, *, front: bool) -> None:
         self._drop(lease)
@@ -232,17 +261,14 @@ class Member:
                 self._drop(entry.lease)
             entry.stage = Stage.OVER
         self._ready = deque(entry for entry in self._ready if entry.ledger is not ledger)
-        for each, future in self._waiters:
-            if each is ledger and not future.done():
-                future.set_exception(self._gone())
-        self._waiters = [(each, future) for each, future in self._waiters if each is not ledger]
+        self._waiters.lose(ledger, self._gone)
 
     def dirty(self, ledger: Ledger) -> None:
         self._dirty.add(ledger)
         self._work.set()
 
     def go_on(self) -> None:
-        self.paused = self.silent = False
+        self.paused = self.silent = self._refused = False
         self.joined.set()
         self._hungry.set()
         self.purge()
@@ -270,10 +296,11 @@ class Member:
                 await asyncio.gather(*(self._committed(each) for each in list(self._dirty)))
 
     def _claim(self) -> Claim:
-        return Claim(list(self.ledgers), [each.partition for each in self.ledgers.values() if each.held])
+        busy = [each.partition for each in self.ledgers.values() if each.held]
+        return Claim(list(self.ledgers), busy, self._epoch)
 
-    def _told(self, over: Sequence[int]) -> None:
-        self.over = over
+    def _told(self, told: Told) -> None:
+        self.over, self._epoch = told.over, told.epoch
 
     # Inside
 
@@ -289,6 +316,24 @@ class Member:
         entry.stage = Stage.WAITING
         self.line.put(entry, front=front)
         self.dirty(entry.ledger)
+
+    def _take_back(self, lease: KafkaLease) -> None:
+        """Nobody knows whether it is committed as done, so it is held as before. Meanwhile nothing else was handed out for it:
+        that would have been committed together with it."""
+        entry, subscription = lease.entry, lease.subscription
+        if entry.ledger.gone:
+            return
+        entry.ledger.resume(entry)
+        self.line.resume(entry)
+        if subscription.left:
+            self._put_back(entry, front=True)
+            return
+        entry.stage, entry.lease = Stage.HELD, lease
+        subscription.held[lease] = None
+        subscription.suspects += lease.suspect
+        self.dirty(entry.ledger)
+        self.trim()
+        self.watch(lease.until)
 
     def _untake(self, entry: Entry) -> None:
         entry.attempts -= 1
@@ -317,8 +362,7 @@ class Member:
         """Return when what is known of it now is committed."""
         if ledger.gone:
             raise self._gone()
-        future: Future[None] = self.loop.create_future()
-        self._waiters.append((ledger, future))
+        future = self._waiters.add(ledger)
         self.dirty(ledger)
         await future
 
@@ -326,15 +370,14 @@ class Member:
         while True:
             full = [each for each in self.ledgers.values() if len(each.fresh) >= _AHEAD or len(each.undone) >= MOST]
             open_ = [TopicPartition(self.topic, each.partition) for each in self.ledgers.values() if each not in full]
-            if not open_:
-                self._hungry.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_AGAIN / 1000 if full else None):
-                        await self._hungry.wait()
-                continue
             try:
-                wait = _LOOK_AGAIN if full else _IDLE
-                found = await self.consumer.getmany(*open_, timeout_ms=wait, max_records=_AT_A_TIME)
+                if not open_:
+                    self._hungry.clear()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_AGAIN / 1000):
+                            await self._hungry.wait()
+                wait = 0 if not open_ else _LOOK_AGAIN if full else _IDLE
+                found = await self.consumer.getmany(*open_, timeout_ms=wait, max_records=_AT_A_TIME if open_ else 1)
             except TROUBLE as error:
                 self._complain(error)
                 await asyncio.sleep(_PAUSE)
@@ -364,10 +407,18 @@ class Member:
         self._work.set()
 
     def _complain(self, error: BaseException) -> None:
-        if isinstance(error, theirs.KafkaError) and not error.retriable:
+        """Tell whoever waits of what does not pass by itself."""
+        if private.is_broken(self.consumer):
+            self.fail(error)
+        elif isinstance(error, theirs.KafkaError) and not error.retriable:
+            self._refused = not self.joined.is_set()
             found = fault(error, self.desk.address.shown)
             for subscription in list(self.subscriptions):
                 subscription.fail(found)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
 
     def _take(self) -> list[Entry]:
         """What is taken for those who have room, and to be committed before they get it."""
@@ -398,37 +449,33 @@ class Member:
                 self.offer()
             else:
                 self.trim()
-            if self.record.made and self.loop.time() >= self._trim_at:
-                await self._trim_log()
+            await self._log.trim(self.ledgers.values())
 
     async def _write(self, taken: list[Entry]) -> None:
         dirty, self._dirty = self._dirty, set()
-        waiters, self._waiters = self._waiters, []
+        waiters = self._waiters.all()
         states = {ledger: (ledger.watermark, ledger.text()) for ledger in dirty if not ledger.gone}
         places = {TopicPartition(self.topic, each.partition): state for each, state in states.items()}
         for ledger, state in states.items():
             ledger.attempted.append(state)
         try:
-            await self.consumer.commit(places)
+            async with asyncio.timeout(self.desk.address.timeout):
+                await self.consumer.commit(places)
         except BaseException as error:
             self._dirty |= {ledger for ledger in dirty if not ledger.gone}
-            self._waiters = [*waiters, *self._waiters]
             self._ready.extend(entry for entry in taken if entry.stage is Stage.TAKEN)
             self.untake_all()
             if not isinstance(error, TROUBLE):
                 raise
             _log.debug("a commit for queue %r is tried again: %s", self.record.spec.name, error)
+            if isinstance(error, FINAL):
+                self._complain(error)
             await asyncio.sleep(_PAUSE)
         else:
             for ledger, state in states.items():
                 ledger.attempted[:] = [state]
             self._ready.extend(entry for entry in taken if entry.stage is Stage.TAKEN)
-            for ledger, future in waiters:
-                if not future.done():
-                    if ledger.gone:
-                        future.set_exception(self._gone())
-                    else:
-                        future.set_result(None)
+            self._waiters.committed(waiters)
 
     def _look_over(self) -> None:
         """Ask for the partitions to be shared out again, once what was to be finished first is."""
@@ -436,20 +483,4 @@ class Member:
             waiting = [each for each in self.over if each in self.ledgers and self.ledgers[each].held]
             if not waiting:
                 self.over = ()
-                self.consumer._coordinator.request_rejoin()  # noqa: SLF001  # nothing else asks for it
-
-    async def _trim_log(self) -> None:
-        """Delete what is done from the servers' disks, if the topic is ours and still the same."""
-        self._trim_at = self.loop.time() + _TRIM
-        known = self.desk.registry.records.get(self.record.spec.name)
-        if not self.record.made or known is None or known.incarnation != self.record.incarnation:
-            return
-        done = {
-            each.partition: each.attempted[0][0]
-            for each in self.ledgers.values()
-            if len(each.attempted) == 1 and each.attempted[0][0] > self._trimmed.get(each.partition, 0)
-        }
-        if done:
-            with suppress(TransportError):
-                await self.desk.cluster.drop(self.topic, done)
-                self._trimmed |= done
+                private.join_again(self.consumer)

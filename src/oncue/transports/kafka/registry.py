@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 from asyncio import Condition
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from oncue.core.errors import ConnectionLostError, IncompatibleStoreError
 from oncue.transports.base import QueueSpec
+from oncue.transports.kafka import private
 from oncue.transports.kafka.cluster import Cluster
 from oncue.transports.kafka.faults import TROUBLE, fault
 
 TOPIC = "oncue.queues"
 _PLACE = TopicPartition(TOPIC, 0)
-_WAIT = 5000
-"""Milliseconds that a server holds back its answer where there is nothing new."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -55,7 +53,7 @@ class Registry:
     async def start(self) -> None:
         if TOPIC not in await self._cluster.topics(TOPIC):
             await self._cluster.create(TOPIC, 1, {"cleanup.policy": "compact"})
-        self._consumer = self._cluster.reader(fetch_max_wait_ms=_WAIT)
+        self._consumer = self._cluster.reader(fetch_max_wait_ms=self._cluster.address.longest_poll)
         try:
             await self._consumer.start()
             self._consumer.assign([_PLACE])
@@ -81,11 +79,9 @@ class Registry:
 
     async def close(self) -> None:
         if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.wait([self._follower])
+            await private.end(self._follower)
         if self._consumer is not None:
-            with suppress(*TROUBLE):
-                await self._consumer.stop()
+            await private.stop(self._consumer, self._cluster.address.timeout)
 
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
         while True:

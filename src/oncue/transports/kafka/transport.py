@@ -11,7 +11,7 @@ from oncue.core.message import LONGEST_DELAY, Message, Send, new_id
 from oncue.transports.base import Depth, Features, QueueSpec
 from oncue.transports.checks import check_equal, check_spec
 from oncue.transports.examination import Remark
-from oncue.transports.kafka import view
+from oncue.transports.kafka import private, view
 from oncue.transports.kafka.address import Address, parse
 from oncue.transports.kafka.codec import MAX_BODY
 from oncue.transports.kafka.desk import Desk
@@ -43,7 +43,9 @@ async def open_kafka(url: str) -> KafkaTransport:
     Raise `InvalidValueError` for another URL, `ConnectionLostError` when nobody answers, and `AccessDeniedError` for wrong
     credentials.
     """
-    transport = KafkaTransport(parse(url))
+    address = parse(url)
+    private.quieten()
+    transport = KafkaTransport(address)
     try:
         await transport.desk.start()
     except BaseException:
