@@ -143,11 +143,33 @@ def nats() -> Iterator[Places]:
     yield place
 
 
+@contextmanager
+def kafka() -> Iterator[Places]:
+    """Servers of one node as it comes, which leaves it to the system when to write to disk; each place is a server."""
+    from tests.brokers.kafka_server import KafkaServer, ready
+
+    if not ready():
+        raise AbsentError("there is no java, or no Kafka in .servers/kafka")
+
+    @contextmanager
+    def place() -> Iterator[Place]:
+        with tempfile.TemporaryDirectory(prefix="oncue-bench-") as folder:
+            server = KafkaServer(Path(folder))
+            try:
+                server.start()
+                yield Place(server.url, server.pid)
+            finally:
+                server.close()
+
+    yield place
+
+
 SERVERS: dict[str, Callable[[], AbstractContextManager[Places]]] = {
     "redis": redis,
     "rabbitmq": rabbitmq,
     "sqs": sqs,
     "nats": nats,
+    "kafka": kafka,
 }
 
 
@@ -163,6 +185,8 @@ def version(broker: str) -> str:
         from tests.brokers import nats_server
 
         return "NATS " + nats_server.version(nats_server.found() or "")
+    if broker == "kafka":
+        return "Kafka " + next(iter(ROOT.glob(".servers/kafka/kafka_*.jar"))).stem.rpartition("-")[2]
     found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*"))
     return "RabbitMQ " + (found[-1].name.rpartition("-")[2] if found else "of unknown version")
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from bench.brokers.contenders import on_kafka
 from bench.brokers.contest import Calls
 
 NAME = "FastStream"
@@ -16,17 +17,20 @@ PACKAGES = {
     "redis": ("faststream", "redis", "uvloop"),
     "rabbitmq": ("faststream", "aio-pika", "uvloop"),
     "nats": ("faststream", "nats-py", "uvloop"),
+    "kafka": ("faststream", "aiokafka", "uvloop"),
 }
 MODES = {
     "redis": {"concurrent": 1.0, "pipeline": 1.0},
     "rabbitmq": {"concurrent, unconfirmed": 1.0, "concurrent, confirmed": 1.0},
     "nats": {"concurrent, confirmed": 1.0},
+    "kafka": {"concurrent, confirmed": 1.0, "publish_batch": 1.0},
 }
 SENDERS = 20
 CHOICES = {
     "redis": ("1 handler, read 100", "1 handler, read 1000", "4 handlers, read 1000", "16 handlers, read 100"),
     "rabbitmq": ("16 handlers", "64 handlers", "256 handlers", "1000 handlers"),
     "nats": ("1 handler, read 100", "1 handler, read 500", "16 handlers, read 100", "64 handlers, read 500"),
+    "kafka": ("1 handler", "4 handlers"),
 }
 QUEUE, GROUP = "work", "workers"
 
@@ -34,6 +38,8 @@ QUEUE, GROUP = "work", "workers"
 def sender(url: str, mode: str) -> Any:
     if url.startswith("nats"):
         return _nats_sender(url)
+    if url.startswith("kafka"):
+        return on_kafka.faststream_sender(url)
     return (
         _redis_sender(url) if url.startswith("redis") else _rabbitmq_sender(url, confirmed=mode.endswith(" confirmed"))
     )
@@ -42,6 +48,8 @@ def sender(url: str, mode: str) -> Any:
 def worker(url: str, add: Callable[[int], None], choice: str = "") -> Any:
     if url.startswith("nats"):
         return _nats_worker(url, add, choice)
+    if url.startswith("kafka"):
+        return on_kafka.faststream_worker(url, add, choice)
     return (_redis_worker if url.startswith("redis") else _rabbitmq_worker)(url, add, choice)
 
 

@@ -17,6 +17,7 @@ PACKAGES = {
     "rabbitmq": ("oncue", "uvloop"),
     "sqs": ("oncue", "aiobotocore"),
     "nats": ("oncue", "uvloop"),
+    "kafka": ("oncue", "aiokafka", "uvloop"),
 }
 MODES = {broker: {"concurrent": 1.0, "send_many": 1.0, "one by one": 0.1} for broker in PACKAGES}
 CONCURRENCY = 256
