@@ -23,7 +23,7 @@ def url(server: NATSServer) -> str:
 @pytest.fixture(scope="session")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NATSServer]:
     """A server that may be stopped and killed, if it is started again."""
-    server = NATSServer(tmp_path_factory.mktemp("mortal"), jetstream="sync_interval: always")
+    server = NATSServer(tmp_path_factory.mktemp("mortal"))
     try:
         server.start()
         yield server

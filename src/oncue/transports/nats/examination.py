@@ -95,6 +95,10 @@ def _stream(config: Mapping[str, Any], *, clustered: bool) -> Sequence[Remark]:
         )
     if config.get("storage") != "file":
         found.append(Remark(name, "bad", "keeps its messages in memory: they are gone when the server stops"))
+    if config.get("persist_mode") == "async":
+        found.append(
+            Remark(name, "bad", "is written later than its server says: a killed one loses what it has confirmed")
+        )
     if config.get("max_age"):
         found.append(
             Remark(name, "bad", f"drops messages after {config['max_age'] / _NANOSECONDS:g} s, also delayed ones")
