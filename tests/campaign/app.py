@@ -19,6 +19,8 @@ ITEMS = 3
 RETRIES = Retry(max_attempts=10_000, base=0.05, cap=0.2)
 LANDED = "landed"
 LEASE = 1.0
+BLIND_PAUSE = 0.5
+"""Seconds between fifty messages, where it cannot be told how many wait."""
 
 app = App()
 Note = list[int]
@@ -76,7 +78,10 @@ async def sender(session: int, most: int) -> None:
         assert transport is not None
         number = 0
         while not stopped.is_set():
-            if ((await transport.depth("asya-carry")).ready or 0) > most:
+            ready = (await transport.depth("asya-carry")).ready
+            if ready is None:  # nobody can tell how much waits
+                await asyncio.sleep(BLIND_PAUSE)
+            elif ready > most:
                 await asyncio.sleep(0.05)
                 continue
             await asyncio.gather(*(send(session, number + n) for n in range(50)))

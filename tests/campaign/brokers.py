@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 from urllib.error import URLError
 
+from tests.brokers.gate import Gate
 from tests.brokers.kafka_server import KafkaServer
 from tests.brokers.nats_server import NATSServer
+from tests.brokers.pubsub_server import PROJECT, PubSubServer
 from tests.brokers.rabbitmq_server import RabbitMQServer, path_of
-from tests.brokers.redis_server import RedisServer
+from tests.brokers.redis_server import RedisServer, free_port
 from tests.brokers.sqs_server import SQSServer
 
 
@@ -113,4 +115,45 @@ class NATS(NATSServer):
         self.thaw()
 
 
-BROKERS: Mapping[str, type[Broker]] = {"kafka": Kafka, "nats": NATS, "rabbitmq": RabbitMQ, "redis": Redis, "sqs": SQS}
+class PubSub(PubSubServer):
+    """The emulator keeps all in memory, so it is frozen and cut off, and never killed."""
+
+    once = False  # what is sent with an acknowledgement is stored first, and may be sent again after a crash
+    quiet = (
+        45.0  # nothing is counted, and what was pulled by somebody who died is hidden for ten seconds, more than once
+    )
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._outer = free_port()
+        self._gate: Gate | None = None
+
+    @property
+    def url(self) -> str:
+        return f"pubsub://{PROJECT}?emulator=127.0.0.1:{self._outer}&timeout=5&wait=2"
+
+    def start(self) -> None:
+        super().start()
+        self._gate = Gate(self._outer, self.port)
+
+    def cut(self, chance: random.Random) -> None:
+        """All at once: there are no names to choose by."""
+        assert self._gate is not None
+        self._gate.cut()
+
+    def close(self) -> None:
+        super().close()
+        if self._gate is not None:
+            self._gate.close()
+
+
+FORGETFUL: tuple[type[Broker], ...] = (PubSub,)
+"""Servers whose data do not outlive `kill`, which is therefore not done to them."""
+BROKERS: Mapping[str, type[Broker]] = {
+    "kafka": Kafka,
+    "nats": NATS,
+    "pubsub": PubSub,
+    "rabbitmq": RabbitMQ,
+    "redis": Redis,
+    "sqs": SQS,
+}

@@ -27,12 +27,13 @@ from oncue.core.message import Message
 from oncue.transports import open_transport
 from oncue.transports.base import Depth, QueueSpec, Transport
 
-from .brokers import BROKERS, Broker
+from .brokers import BROKERS, FORGETFUL, Broker
 from .crew import Crew
 from .ledger import Ledger, shown
 
 QUEUES = ("asya-carry", "asya-hand_on")
 LANDED, DEAD = "asya-landed", "asya-carry-dlq"
+UNKNOWN = Depth(None, None, None)
 PATIENCE = 180.0
 """Seconds in which all has to come to an end when nothing is sent any more."""
 
@@ -46,8 +47,9 @@ class ServerCrew(Crew):
         self._broker = broker
 
     def _deeds_to_store(self) -> dict[str, tuple[float, Callable[[], Awaitable[None]]]]:
+        killing = {} if isinstance(self._broker, FORGETFUL) else {"kill server": (0.5, self._kill_server)}
         return {
-            "kill server": (0.5, self._kill_server),
+            **killing,
             "freeze server": (0.5, self._freeze_server),
             "cut connections": (1, self._cut),
         }
@@ -92,13 +94,16 @@ async def campaign(broker: Broker, options: argparse.Namespace, chance: random.R
                 reported = time.monotonic()
                 print(f"{reported - started:.0f} s: {crew.done}", flush=True)
         await crew.end_sending()
-        await all_done(transport, broker.quiet)
+        if any(await transport.depth(queue) == UNKNOWN for queue in QUEUES):
+            await all_landed(transport, broker.quiet, ledger)
+        else:
+            await all_done(transport, broker.quiet)
     finally:
         await crew.end()
     print(f"{time.monotonic() - started:.0f} s: {crew.done}", flush=True)
     for queue, add in ((LANDED, ledger.land), (DEAD, ledger.die)):
         async for message in rest(transport, queue):
-            add(msgspec.json.decode(decode_envelope(message.body).payload, type=list[int]))
+            add(note_of(message))
     await transport.close()
 
 
@@ -133,6 +138,24 @@ async def all_done(transport: Transport, quiet: float) -> None:
             elif time.monotonic() - since >= quiet and not any(map(busy, depths[: len(QUEUES)])):
                 return
             await asyncio.sleep(0.1)
+
+
+async def all_landed(transport: Transport, quiet: float, ledger: Ledger) -> None:
+    """Where nothing can be counted: take what has landed, each message once, until none came for `quiet` seconds."""
+    async with asyncio.timeout(4 * PATIENCE), transport.subscribe(LANDED, prefetch=1000) as subscription:
+        while True:
+            try:
+                async with asyncio.timeout(quiet):
+                    lease = await subscription.receive()
+            except TimeoutError:
+                return
+            await lease.ack()
+            ledger.land(note_of(lease.message))
+
+
+def note_of(message: Message) -> list[int]:
+    """What one of the campaign's messages says."""
+    return msgspec.json.decode(decode_envelope(message.body).payload, type=list[int])
 
 
 def busy(depth: Depth) -> bool:
