@@ -12,7 +12,7 @@ import asyncio
 import json
 import sys
 import time
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import uvloop
 
@@ -21,10 +21,16 @@ from bench.tally import AFTERMATH, MiscountError, Tally
 from oncue import App
 
 
+def port_of(url: str) -> int:
+    """Of the server that is asked, which for SQS is the endpoint."""
+    port = urlsplit(parse_qs(urlsplit(url).query).get("endpoint", [url])[0]).port
+    assert port is not None
+    return port
+
+
 async def work_off(url: str, queues: int, jobs: int) -> dict[str, float]:
     tally = Tally(jobs)
-    port = urlsplit(url).port
-    assert port is not None
+    port = port_of(url)
     first = used = 0.0
     seen = 0
 

@@ -115,7 +115,7 @@ def sqs() -> Iterator[Places]:
             server = SQSServer(Path(folder), kept=False)
             try:
                 server.start()
-                yield Place(server.url, server.pid)
+                yield Place(f"{server.url}&depth=approximate", server.pid)
             finally:
                 server.close()
 
