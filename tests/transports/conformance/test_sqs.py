@@ -1,4 +1,4 @@
-"""The suite on the SQS transport: with ElasticMQ, with its counts shown, and with one that is restarted.
+"""The suite on the SQS transport: with ElasticMQ, and with its counts shown.
 
 Not with moto: to two who ask at the same moment it hands the same message, as calls without OnCue show as well.
 """
@@ -29,11 +29,21 @@ class _Whole:
 
 
 class TestSQS(_Whole, TransportConformance):
+    server: SQSServer
+
     @pytest.fixture(autouse=True)
-    def choose_server(self, sqs_url: str, request: pytest.FixtureRequest) -> None:  # noqa: F811
-        self.url = f"{sqs_url}&timeout=5"
-        if hasattr(Delays, request.function.__name__):
+    def choose_server(self, request: pytest.FixtureRequest) -> None:
+        """One that may be restarted, for those cases that are about trouble."""
+        if hasattr(Trouble, case := request.function.__name__):
+            self.server = request.getfixturevalue("mortal_sqs_server")
+            self.url = f"{self.server.url}&timeout=5"
+            return
+        self.url = f"{request.getfixturevalue('sqs_url')}&timeout=5"
+        if hasattr(Delays, case):
             self.quiet = 1.2  # delays that differ by less may end in the same second
+
+    async def restart(self) -> None:
+        await asyncio.to_thread(self.server.restart)
 
 
 class TestSQSWithItsCounts(_Whole, Depths):
@@ -43,13 +53,3 @@ class TestSQSWithItsCounts(_Whole, Depths):
     @pytest.fixture(autouse=True)
     def choose_server(self, sqs_url: str) -> None:  # noqa: F811
         self.url = f"{sqs_url}&depth=approximate"
-
-
-class TestSQSThatIsRestarted(_Whole, Trouble):
-    @pytest.fixture(autouse=True)
-    def choose_server(self, mortal_sqs_server: SQSServer) -> None:  # noqa: F811
-        self.server = mortal_sqs_server
-        self.url = f"{mortal_sqs_server.url}&timeout=5"
-
-    async def restart(self) -> None:
-        await asyncio.to_thread(self.server.restart)
