@@ -94,7 +94,7 @@ async def campaign(broker: Broker, options: argparse.Namespace, chance: random.R
                 reported = time.monotonic()
                 print(f"{reported - started:.0f} s: {crew.done}", flush=True)
         await crew.end_sending()
-        if any(await transport.depth(queue) == UNKNOWN for queue in QUEUES):
+        if await transport.depth(LANDED) == UNKNOWN:
             await all_landed(transport, broker.quiet, ledger)
         else:
             await all_done(transport, broker.quiet)

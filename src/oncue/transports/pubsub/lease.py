@@ -104,7 +104,7 @@ class PubSubLease:
         except LeaseLostError:
             subscription.over(self)
         except OnCueError as error:
-            subscription.not_kept(error)
+            subscription.not_kept(self, error)
         else:
             self.kept = now + seconds
 

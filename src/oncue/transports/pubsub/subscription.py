@@ -41,6 +41,8 @@ _HOLD_OFF, _LONGEST_HOLD_OFF = 1.0, 8.0
 """Seconds for which a second suspect is put off. They double."""
 _SPARE = 0.5
 """Part of the time that the service keeps a message for, after which it is asked to go on, if the lease is longer."""
+_AGAIN = 1.0
+"""Seconds until it is asked once more when it could not be."""
 
 
 class PubSubSubscription:
@@ -147,8 +149,12 @@ class PubSubSubscription:
                 error,
             )
 
-    def not_kept(self, error: OnCueError) -> None:
-        _log.warning("the lease of a message of queue %r could not be made longer: %s", self.name, error)
+    def not_kept(self, lease: PubSubLease, error: OnCueError) -> None:
+        """It is asked for again soon."""
+        _log.warning("Pub/Sub could not be told how long a message of queue %r is held: %s", self.name, error)
+        lease.kept = self.desk.loop.time() + _AGAIN + _SPARE * self.deadline
+        if lease.stage in {Stage.WAITING, Stage.HELD, Stage.SETTLING}:
+            self.watch(lease)
 
     def watch(self, lease: PubSubLease) -> None:
         """Its time may run out, or the service's."""
