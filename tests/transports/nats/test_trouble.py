@@ -150,6 +150,17 @@ async def test_a_full_server_takes_nothing_more_and_what_it_has_can_be_worked_of
         server.close()
 
 
+async def test_a_server_that_takes_few_messages_at_a_time_gets_all_in_the_end(tmp_path: Path) -> None:
+    server = NATSServer(tmp_path, jetstream="max_buffered_msgs: 5")
+    server.start()
+    try:
+        async with opened(server.url) as transport:
+            await transport.send(*sends(300))
+            assert Counter(await taken(transport)) == dict.fromkeys(map(str, range(300)), 1)
+    finally:
+        server.close()
+
+
 # Connections
 
 

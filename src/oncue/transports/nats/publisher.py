@@ -242,7 +242,7 @@ class Publisher:
             self._account(posting, place, fault(error, self._shown))
             return
         if header and status(header)[0] == _NOBODY:
-            self._try_again(posting, place, "nobody takes messages")
+            self._try_again(posting, place, "nobody takes messages", nobody=True)
             return
         parcel = posting.parcels[place]
         try:
@@ -266,16 +266,17 @@ class Publisher:
             return MessageTooLargeError(parcel.queue, len(parcel.body), self.most)
         return fault(RefusedError(error), self._shown)
 
-    def _try_again(self, posting: Posting, place: int, why: str) -> None:
-        task = asyncio.create_task(self._ask_why(posting, place, why))
+    def _try_again(self, posting: Posting, place: int, why: str, *, nobody: bool = False) -> None:
+        task = asyncio.create_task(self._send_again(posting, place, why, nobody=nobody))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
-    async def _ask_why(self, posting: Posting, place: int, why: str) -> None:
+    async def _send_again(self, posting: Posting, place: int, why: str, *, nobody: bool) -> None:
         """It was not taken: there is no such queue, or its servers begin, elect who leads them, or have too much to do."""
         problem: TransportError
         try:
-            await self._queues.check_there(posting.parcels[place].queue)
+            if nobody:
+                await self._queues.check_there(posting.parcels[place].queue)
             if posting.since + self.link.address.timeout > self._loop.time():
                 await asyncio.sleep(_PAUSE)
                 self._publish(await self.link.connection(), posting, place)
