@@ -16,8 +16,9 @@ from oncue.core.message import Message, Send
 from oncue.transports.base import QueueSpec
 
 
-async def test_a_message_costs_a_third_of_a_call(url: str) -> None:
-    total = 1000
+@pytest.mark.parametrize(("refusals", "most"), [(0, 0.35), (1, 0.7)])
+async def test_a_message_costs_a_third_of_a_call_and_a_retry_as_much(url: str, refusals: int, most: float) -> None:
+    total = 500
     async with opened(url) as (transport, queue):
         before = transport.desk.calls.count.total()
         await transport.send(*sends(total, queue))
@@ -27,8 +28,11 @@ async def test_a_message_costs_a_third_of_a_call(url: str) -> None:
             nonlocal done
             while done < total:
                 lease = await subscription.receive()
-                done += 1
-                await lease.ack()
+                if lease.attempt <= refusals:
+                    await lease.nack()
+                else:
+                    done += 1
+                    await lease.ack()
 
         async with transport.subscribe(queue, prefetch=100) as subscription:
             tasks = [asyncio.create_task(work()) for _ in range(100)]
@@ -39,7 +43,7 @@ async def test_a_message_costs_a_third_of_a_call(url: str) -> None:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         asked = transport.desk.calls.count.total() - before
-    assert asked <= 0.35 * total, f"{asked} calls for {total} messages: {transport.desk.calls.count}"
+    assert asked <= most * total, f"{asked} calls for {total} messages: {transport.desk.calls.count}"
 
 
 async def test_a_long_delay_is_made_of_hops(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,3 +250,21 @@ async def test_what_loses_messages_is_remarked(moto_server: MotoServer) -> None:
         assert f"queue {queue}" not in found
         for name in (hasty, brief):
             await transport.delete(name)
+
+
+async def test_declaring_a_pair_again_asks_little_and_gives_a_new_queue_its_policy(url: str) -> None:
+    async with opened(url) as (transport, queue):
+        dead = f"{queue}-dlq"
+        pair = QueueSpec(name=queue), QueueSpec(name=dead)
+        for spec in pair:
+            await transport.declare(spec)
+        before = transport.desk.calls.count.total()
+        for spec in pair:
+            await transport.declare(spec)
+        assert transport.desk.calls.count.total() - before == 4, "each is found, and its tags are compared"
+        async with opened(url, dead) as (other, _):
+            await other.delete(queue)  # underneath
+        for spec in pair:
+            await transport.declare(spec)
+        assert "RedrivePolicy" in await transport.desk.queues.attributes(queue)
+        await transport.delete(dead)

@@ -71,6 +71,7 @@ class Queues:
         self._places: dict[str, Place] = {}
         self._asked: dict[str, QueueSpec] = {}
         self._finding: dict[str, Future[Place | None]] = {}
+        self._redriven: set[str] = set()  # queues that have a redrive policy
 
     async def place(self, name: str) -> Place:
         """Raise `QueueNotFoundError` if there is none."""
@@ -125,11 +126,12 @@ class Queues:
         elif have.fifo != spec.fifo:
             raise QueueMismatchError(spec.name, {"fifo": (have.fifo, spec.fifo)})
         self._asked[spec.name] = spec
-        await self._redrive(have)
+        await self._redrive(have, tags)
 
     async def delete(self, name: str) -> None:
         self.forget(name)
         self._asked.pop(name, None)
+        self._unpair(name)
         place = await self._find(name)
         if place is not None:
             self._calls.deleted(place.url)
@@ -181,6 +183,7 @@ class Queues:
             raise InvalidValueError(
                 f"queue {spec.name!r}: SQS keeps messages for {LONGEST_RETENTION} s at most, not {spec.retention:g} s"
             )
+        self._unpair(spec.name)
         tags = dict(spec.tags) | {_NAME: spec.name, _LEASE: repr(spec.lease)}
         if spec.retention is not None:
             tags[_RETENTION] = repr(spec.retention)
@@ -203,32 +206,37 @@ class Queues:
                     raise
             await asyncio.sleep(_PAUSE)
 
-    async def _redrive(self, place: Place) -> None:
+    async def _redrive(self, place: Place, tags: Mapping[str, str]) -> None:
         """Have the service itself set aside what nobody could receive without dying, once there is a queue for it."""
         if not self._calls.address.redrive:
             return
         name = place.name
+        dead = name.endswith(_DEAD) and len(name) > len(_DEAD)
+        source = name.removesuffix(_DEAD) if dead else name
+        if source in self._redriven or (not dead and _NAME not in tags):
+            return
         try:
-            if name.endswith(_DEAD) and len(name) > len(_DEAD):
-                source = await self._find(name.removesuffix(_DEAD))
-                await self._set_redrive(source, place)
-            else:
+            if not dead:
                 await self._set_redrive(place, await self._find(name + _DEAD))
+            elif (found := await self._find(source)) and _NAME in await self._tags(found):
+                await self._set_redrive(found, place)
         except (AccessDeniedError, IncompatibleStoreError, InvalidValueError) as error:
             _log.debug("queue %s: dead letters of SQS' own are not set up: %s", name, error)
 
-    async def _set_redrive(self, source: Place | None, dead: Place | None) -> None:
-        if source is None or dead is None or source.fifo != dead.fifo:
+    async def _set_redrive(self, source: Place, dead: Place | None) -> None:
+        if dead is None or source.fifo != dead.fifo:
             return
-        if _NAME not in await self._tags(source):
-            return  # of somebody else
-        if "RedrivePolicy" in await self._attributes(source, "RedrivePolicy"):
-            return
-        arn = (await self._attributes(dead, "QueueArn"))["QueueArn"]
-        policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": str(self._calls.address.redrive)})
-        await self._calls.ask(
-            "set_queue_attributes", source.name, QueueUrl=source.url, Attributes={"RedrivePolicy": policy}
-        )
+        if "RedrivePolicy" not in await self._attributes(source, "RedrivePolicy"):
+            arn = (await self._attributes(dead, "QueueArn"))["QueueArn"]
+            policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": str(self._calls.address.redrive)})
+            await self._calls.ask(
+                "set_queue_attributes", source.name, QueueUrl=source.url, Attributes={"RedrivePolicy": policy}
+            )
+        self._redriven.add(source.name)
+
+    def _unpair(self, name: str) -> None:
+        """It is not there, and so is not what was known of it as a source or as dead letters."""
+        self._redriven -= {name, name.removesuffix(_DEAD)}
 
     async def _tags(self, place: Place) -> Mapping[str, str]:
         """None where they may not be seen."""
