@@ -155,6 +155,12 @@ class NATSServer:
         self.stop()
         self.start()
 
+    def reload(self, *settings: str) -> None:
+        """Have it read a configuration with these settings instead, soon."""
+        self._settings = settings
+        self._command()
+        os.kill(self.pid, signal.SIGHUP)
+
     def ask(self, path: str) -> Any:
         """The document that the monitoring has there."""
         with urllib.request.urlopen(f"{self.monitoring}/{path}", timeout=5) as answer:

@@ -269,6 +269,11 @@ async def test_messages_outlive_the_server_that_leads(cluster: list[NATSServer])
             assert info.cluster is not None
             leader = next(server for server in cluster if server._name == info.cluster.leader)
 
+        async with opened(url.replace("replicas=3", "replicas=1"), "single") as other:
+            remarks = {each.name: each.text for each in await other.examine()}
+            assert "replicas=3" in remarks["stream oncue-single"]
+            assert "stream oncue-work" not in remarks
+
         async def publish() -> None:
             for number in range(total):
                 await send_surely(transport, *sends(1, first=number))

@@ -90,6 +90,36 @@ async def test_what_a_user_may_not_do_is_denied_at_once(guarded: NATSServer) -> 
         assert time.monotonic() - began < 5
 
 
+async def test_a_password_that_is_changed_is_noticed_and_mended_without_a_restart(tmp_path: Path) -> None:
+    users = "authorization {{ user: app, password: {} }}".format
+    server = NATSServer(tmp_path, users(SECRET))
+    server.start()
+    try:
+        async with (
+            opened(server.url.replace("//", f"//app:{SECRET}@")) as transport,
+            transport.subscribe("work", prefetch=1) as subscription,
+        ):
+            waiting = asyncio.ensure_future(subscription.receive())
+            await asyncio.sleep(0.1)
+            server.reload(users("another"))
+            with pytest.raises((ConnectionLostError, AccessDeniedError)):
+                await waiting
+            for late in (subscription.receive(), transport.send(*sends(1))):
+                with pytest.raises(AccessDeniedError) as caught:
+                    await late
+                assert SECRET not in str(caught.value)
+            server.reload(users(SECRET))
+            while True:
+                try:
+                    await transport.send(*sends(1))
+                    break
+                except AccessDeniedError:
+                    await asyncio.sleep(0.05)
+            assert (await receive(subscription)).message.id == "0"
+    finally:
+        server.close()
+
+
 async def test_nobody_at_the_address_is_an_error_in_time() -> None:
     began = time.monotonic()
     with pytest.raises(ConnectionLostError):
@@ -151,7 +181,7 @@ async def test_a_full_server_takes_nothing_more_and_what_it_has_can_be_worked_of
 
 
 async def test_a_server_that_takes_few_messages_at_a_time_gets_all_in_the_end(tmp_path: Path) -> None:
-    server = NATSServer(tmp_path, jetstream="max_buffered_msgs: 5")
+    server = NATSServer(tmp_path, jetstream="max_buffered_msgs: 50")
     server.start()
     try:
         async with opened(server.url) as transport:
