@@ -23,6 +23,8 @@ from environments import ROOT
 FOLDER = ROOT / ".servers"
 RECIPES = Path(__file__).parent / "servers"
 NATS = "github.com/nats-io/nats-server/v2@v2.15.2"
+OLD_NATS = "github.com/nats-io/nats-server/v2@v2.9.25"
+"""One that does not publish by itself what is due."""
 PATIENCE = 600.0
 """Seconds that fetching one server may take."""
 
@@ -50,6 +52,13 @@ SERVERS = {
         ("nats-server",),
         ("go",),
         lambda _: ("go", "install", NATS),
+        lambda into: {"GOBIN": str(into)},
+    ),
+    "nats-old": Server(
+        "ONCUE_TEST_OLD_NATS_SERVER",
+        (),
+        ("go",),
+        lambda _: ("go", "install", OLD_NATS),
         lambda into: {"GOBIN": str(into)},
     ),
     "kafka": Server("ONCUE_TEST_KAFKA_URL", (), ("mvn", "java"), _by_maven("kafka")),

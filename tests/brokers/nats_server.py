@@ -24,7 +24,8 @@ from .redis_server import free_port
 ENVIRONMENT = "ONCUE_TEST_NATS_URL"
 OLD = "ONCUE_TEST_OLD_NATS_SERVER"
 """The program of a server before 2.12, for what is done where the server does not publish by itself what is due."""
-_FETCHED = Path(__file__).parents[2] / ".servers" / "nats" / "nats-server"
+_SERVERS = Path(__file__).parents[2] / ".servers"
+_FETCHED, _OLD_FETCHED = (_SERVERS / name / "nats-server" for name in ("nats", "nats-old"))
 _START = 20.0
 _WATCH = """
 import os, signal, sys, time
@@ -57,7 +58,8 @@ def program() -> str:
 
 def old_program() -> str:
     """One of before 2.12; skip the test where there is none."""
-    program = os.environ.get(OLD) or shutil.which("nats-server")
+    fetched = str(_OLD_FETCHED) if _OLD_FETCHED.exists() else None
+    program = os.environ.get(OLD) or fetched or shutil.which("nats-server")
     if program is not None and tuple(map(int, version(program).split(".")[:2])) < (2, 12):
         return program
     pytest.skip(f"there is no nats-server before 2.12, and {OLD} names none")
