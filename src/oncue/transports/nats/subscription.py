@@ -36,7 +36,7 @@ _log = logging.getLogger("oncue.transports.nats")
 _NOBODY = 503
 _LOAD = 16 * 1024 * 1024
 """Bytes that are fetched ahead, about."""
-_ASKED, _FEWEST = 2048, 8
+_ASKED, _FEWEST = 2048, 16
 """Messages that all subscriptions of a connection ask for at once, about, and each of them at least: what is answered while
 thousands are on their way comes behind them, and everything that waits for it costs room and time."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
