@@ -11,9 +11,15 @@ from brokers.kafka_server import KafkaServer
 from transports.kafka.support import Proxy, opened, settled_down, taken
 from transports.words import receive, send_surely, sends
 
-from oncue.core.errors import ConnectionLostError, LeaseLostError, MessageTooLargeError, TransportError
+from oncue.core.errors import (
+    ConnectionLostError,
+    LeaseLostError,
+    MessageTooLargeError,
+    QueueNotFoundError,
+    TransportError,
+)
 from oncue.core.message import Message, Send
-from oncue.transports.base import Subscription, Transport
+from oncue.transports.base import QueueSpec, Subscription, Transport
 from oncue.transports.kafka import open_kafka
 
 
@@ -288,3 +294,19 @@ async def test_opening_that_is_cancelled_waits_for_nobody(mortal: KafkaServer) -
         assert done and opening.cancelled()
     finally:
         mortal.thaw()
+
+
+async def test_a_queue_whose_topic_somebody_deleted_is_made_anew_by_declaring_it(url: str) -> None:
+    async with opened(url) as transport, opened(url, "other") as administrator:
+        await transport.send(*sends(3))
+        async with transport.subscribe("work", prefetch=1) as subscription:
+            await receive(subscription)
+        await administrator.desk.cluster.delete("work")
+        with pytest.raises(QueueNotFoundError):
+            await transport.depth("work")
+        await transport.declare(QueueSpec(name="work"))
+        await transport.send(*sends(1, first=7))
+        async with transport.subscribe("work", prefetch=1) as subscription:
+            lease = await receive(subscription)
+            assert (lease.message.id, lease.attempt) == ("7", 1)
+            await lease.ack()

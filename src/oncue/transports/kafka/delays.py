@@ -76,7 +76,7 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
     async def close(self) -> None:
         if self._mover is not None:
             with suppress(TimeoutError):  # who goes away while it joins is missed by the others for a whole session
-                async with asyncio.timeout(_JOINING):
+                async with asyncio.timeout(min(_JOINING, self._desk.address.timeout)):
                     await self._joined.wait()
                     async with self._moving:
                         self._mover.cancel()

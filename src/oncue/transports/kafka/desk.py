@@ -25,7 +25,7 @@ from oncue.transports.kafka.address import Address
 from oncue.transports.kafka.cluster import Cluster
 from oncue.transports.kafka.codec import MAX_BODY, Parcel, check, encode
 from oncue.transports.kafka.delays import LEVELS, TOPIC, Delays, level_of
-from oncue.transports.kafka.publisher import Posted, Publisher, closed_or
+from oncue.transports.kafka.publisher import Posted, Publisher
 from oncue.transports.kafka.registry import TOPIC as REGISTRY
 from oncue.transports.kafka.registry import Record, Registry
 from oncue.transports.kafka.registry import encode as encode_record
@@ -47,6 +47,7 @@ class Desk:
         self._publisher = Publisher(address)
         self._turn = itertools.count()
         self._partitions: dict[str, int] = {}
+        self._counting = asyncio.Lock()
         self._sending: set[asyncio.Task[None]] = set()
         self._delaying = False
         self.closed = False
@@ -78,12 +79,15 @@ class Desk:
 
     async def partitions(self, record: Record) -> int:
         known = self._partitions.get(record.topic)
-        if known is None:
-            known = (await self.cluster.topics(record.topic)).get(record.topic)
-            if known is None:
-                raise QueueNotFoundError(record.spec.name)
-            self._partitions[record.topic] = known
-        return known
+        if known is not None:
+            return known
+        async with self._counting:  # of many who ask at the same time one asks the servers
+            if record.topic not in self._partitions:
+                known = (await self.cluster.topics(record.topic)).get(record.topic)
+                if known is None:
+                    raise QueueNotFoundError(record.spec.name)
+                self._partitions[record.topic] = known
+            return self._partitions[record.topic]
 
     async def declare(self, spec: QueueSpec, incarnation: str) -> None:
         topic, made = await self._make(spec.name)
@@ -213,7 +217,7 @@ class Desk:
             return QueueNotFoundError(
                 posted.queue
             )  # else a server has not heard of it yet, or soon all will of its end
-        return closed_or(error, self.address.shown)
+        return self._publisher.fault(error)
 
     def _changed(self, name: str) -> None:
         topics = {record.topic for record in self.registry.records.values()}

@@ -61,16 +61,10 @@ def forget(client: Client, topic: str) -> None:
     inside(client)._topics.discard(topic)  # noqa: SLF001
 
 
-def fail_all(producer: AIOKafkaProducer, error: Exception) -> None:
-    """Give up what it has not sent; an idempotent producer would try for ever."""
-    producer._message_accumulator.fail_all(error)  # noqa: SLF001
-    producer._message_accumulator._closed = True  # noqa: SLF001
-
-
 async def stop(client: Client, within: float) -> None:
     """Hang up. What takes longer than `within` seconds, as with a server that is frozen, is cut off."""
-    connections = inside(client)._conns  # noqa: SLF001
-    stopping = asyncio.ensure_future(client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop())
+    connections, synchronizer = inside(client)._conns, inside(client)._sync_task  # noqa: SLF001
+    stopping = asyncio.ensure_future(_stop(client))
     done, _ = await asyncio.wait([stopping], timeout=within)
     if not done:
         for connection in list(connections.values()):
@@ -78,10 +72,23 @@ async def stop(client: Client, within: float) -> None:
             if writer is not None:
                 writer.transport.abort()
             connection.close()
-        await end(stopping)
+    await end(stopping)
+    if not done:
         await _cut_off(client)
-    else:
-        await end(stopping)
+    if synchronizer is not None:
+        await end(synchronizer)
+
+
+async def _stop(client: Client) -> None:
+    if isinstance(client, AIOKafkaAdminClient):
+        await client.close()
+        return
+    if isinstance(
+        client, AIOKafkaProducer
+    ):  # its own way to stop leaves a task behind that waits for what is never sent
+        client._message_accumulator._closed = True  # noqa: SLF001
+        await client.flush()
+    await client.stop()
 
 
 async def _cut_off(client: Client) -> None:
@@ -92,8 +99,10 @@ async def _cut_off(client: Client) -> None:
         await end(*(task for name in names if (task := getattr(coordinator, name, None)) is not None))
         if fetcher is not None:
             await _within(fetcher.close())
-    elif isinstance(client, AIOKafkaProducer) and client._sender.sender_task is not None:  # noqa: SLF001
-        await end(client._sender.sender_task)  # noqa: SLF001
+    elif isinstance(client, AIOKafkaProducer):
+        client._closed = True  # noqa: SLF001
+        if client._sender.sender_task is not None:  # noqa: SLF001
+            await end(client._sender.sender_task)  # noqa: SLF001
     await _within(inside(client).close())
 
 

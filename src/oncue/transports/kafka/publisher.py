@@ -25,12 +25,19 @@ _AT_ONCE = 0.5
 
 
 class Posted(NamedTuple):
-    """A record on its way: for which queue, how large, and what becomes of it."""
+    """A record on its way: for which queue, how large, what becomes of it, and who has it."""
 
     queue: str
     size: int
     stored: Future[Any]
-    producer: AIOKafkaProducer | None
+    channel: Channel | None
+
+
+class Channel(NamedTuple):
+    """A producer, and whether it was given up."""
+
+    producer: AIOKafkaProducer
+    over: Future[None]
 
 
 class Publisher:
@@ -38,7 +45,7 @@ class Publisher:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._producer: AIOKafkaProducer | None = None
+        self._channel: Channel | None = None
         self._making = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -53,28 +60,27 @@ class Publisher:
         """Give what is under way its time, and hang up."""
         self._closed = True
         async with self._making:
-            if self._producer is not None:
-                self._retire(self._producer)
+            self._retire(self._channel)
         while self._retired:
             await asyncio.wait(list(self._retired))
 
     def forget(self, topic: str) -> None:
         """It is gone."""
-        if self._producer is not None:
-            private.forget(self._producer, topic)
+        if self._channel is not None:
+            private.forget(self._channel.producer, topic)
 
     async def post(self, topic: str, partition: int, parcel: Parcel, queue: str) -> Posted:
         """Have it sent, after what was posted before. `outcome` tells what becomes of it."""
-        producer = self._producer
+        channel = self._channel
         try:
-            if producer is None:
-                producer = await self._live()
-            stored = await producer.send(topic, parcel.body, parcel.key, partition, headers=parcel.headers)
+            if channel is None:
+                channel = await self._live()
+            stored = await channel.producer.send(topic, parcel.body, parcel.key, partition, headers=parcel.headers)
         except AssertionError as error:  # the topic was made anew, with fewer partitions
             stored = _failed(theirs.UnknownTopicOrPartitionError(str(error)))
         except TROUBLE as error:
             stored = _failed(error)
-        return Posted(queue, len(parcel.body or b""), stored, producer)
+        return Posted(queue, len(parcel.body or b""), stored, channel)
 
     async def outcome(self, posted: Sequence[Posted]) -> Mapping[int, BaseException]:
         """Return when all are stored or given up; by their place those that are not stored, with the client's errors or ours."""
@@ -82,26 +88,33 @@ class Publisher:
         try:
             async with asyncio.timeout(self._address.timeout):
                 for each in posted:
-                    if not each.stored.done():
-                        await asyncio.wait([each.stored])
+                    if not each.stored.done() and each.channel is not None and not each.channel.over.done():
+                        await asyncio.wait([each.stored, each.channel.over], return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
-            self._give_up({each.producer for each in posted if not each.stored.done()})
+            for channel in {each.channel for each in posted if not each.stored.done()}:
+                self._retire(channel, _AT_ONCE)
         for place, each in enumerate(posted):
             if not each.stored.done():
                 failures[place] = ConnectionLostError(f"{self._address.shown}: not stored in time")
             elif (error := each.stored.exception()) is not None:
                 failures[place] = error
-                if each.producer is not None and not isinstance(error, TransportError | theirs.ProducerClosed):
-                    self._retire(each.producer)  # the server waits for a number that it will never get
+                self._retire(each.channel)  # the server waits for a number that it will never get
         return failures
 
-    async def _live(self) -> AIOKafkaProducer:
+    def fault(self, error: BaseException) -> TransportError:
+        """What became of a record, as ours."""
+        if isinstance(error, theirs.ProducerClosed):
+            return TransportClosedError() if self._closed else ConnectionLostError(f"{self._address.shown}: try again")
+        return fault(error, self._address.shown)
+
+    async def _live(self) -> Channel:
         async with self._making:
             if self._closed:
                 raise theirs.ProducerClosed
-            if self._producer is None:
-                self._producer = await self._made()
-            return self._producer
+            if self._channel is None:
+                producer = await self._made()
+                self._channel = Channel(producer, asyncio.get_running_loop().create_future())
+            return self._channel
 
     async def _made(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
@@ -119,25 +132,17 @@ class Publisher:
             raise
         return producer
 
-    def _give_up(self, producers: set[AIOKafkaProducer | None]) -> None:
-        for producer in producers:
-            if producer is not None:
-                self._retire(producer, _AT_ONCE)
-                private.fail_all(producer, ConnectionLostError(f"{self._address.shown}: not stored in time"))
-
-    def _retire(self, producer: AIOKafkaProducer, within: float | None = None) -> None:
-        """Send no more by it."""
-        if self._producer is producer:
-            self._producer = None
-            stopping = private.stop(producer, self._address.timeout if within is None else within)
-            task = asyncio.ensure_future(stopping)
+    def _retire(self, channel: Channel | None, within: float | None = None) -> None:
+        """Send no more by it; what it has may be stored for so long, and is given up then."""
+        if channel is not None and self._channel is channel:
+            self._channel = None
+            task = asyncio.ensure_future(self._end(channel, self._address.timeout if within is None else within))
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
 
-
-def closed_or(error: BaseException, where: str) -> TransportError:
-    """What the client raised, as ours."""
-    return TransportClosedError() if isinstance(error, theirs.ProducerClosed) else fault(error, where)
+    async def _end(self, channel: Channel, within: float) -> None:
+        await private.stop(channel.producer, within)
+        channel.over.set_result(None)
 
 
 def _failed(error: Exception) -> Future[Any]:

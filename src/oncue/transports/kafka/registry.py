@@ -48,6 +48,8 @@ class Registry:
         self._follower: asyncio.Task[None] | None = None
         self._position = 0
         self._news = Condition()
+        self._looking = asyncio.Lock()
+        self._asked = self._seen = 0
         self._fault: IncompatibleStoreError | None = None
 
     async def start(self) -> None:
@@ -66,7 +68,16 @@ class Registry:
         await self.sync()
 
     async def sync(self) -> None:
-        """Return when everything that was written before is known here."""
+        """Return when everything that was written before is known here. Many who ask at the same time share one look."""
+        self._asked += 1
+        ticket = self._asked
+        async with self._looking:
+            if self._seen < ticket:
+                ticket = self._asked
+                await self._look()
+                self._seen = ticket
+
+    async def _look(self) -> None:
         end = (await self._cluster.ends(TOPIC, [0]))[0]
         try:
             async with asyncio.timeout(self._cluster.address.timeout), self._news:

@@ -79,7 +79,9 @@ class KafkaTransport:
         have = self.desk.registry.records.get(spec.name)
         if have is not None:
             check_equal(have.spec, spec)
-            return
+            if await self.desk.cluster.topics(have.topic):
+                return
+            await self.desk.write(spec.name, None)  # somebody else deleted its topic
         await self.desk.do(self.desk.declare(spec, new_id()[:8]))
 
     async def delete(self, queue: str) -> None:
