@@ -110,7 +110,8 @@ async def test_a_redriven_message_is_a_new_one_though_it_has_its_id(url: str) ->
 # Leases
 
 
-async def test_who_held_a_message_for_too_long_puts_nothing_back(url: str) -> None:
+@pytest.mark.parametrize("looked", [True, False], ids=["whatever its clock says", "by its clock"])
+async def test_who_held_a_message_for_too_long_puts_nothing_back(url: str, *, looked: bool) -> None:
     async with opened(url, lease=1.0) as transport, opened(url, lease=1.0) as other:
         await transport.send(*sends(2))
         async with (
@@ -121,11 +122,15 @@ async def test_who_held_a_message_for_too_long_puts_nothing_back(url: str) -> No
             subscription._lapse.cancel()  # as if this process were frozen, after it had looked at its clock
             for lease in old:
                 lease.until = math.inf
+                lease.deadline = math.inf if looked else lease.deadline
             new = [await receive(next_one) for _ in range(2)]
             assert {lease.attempt for lease in new} == {2}
             for settle in (old[0].nack(), old[1].release()):
                 with pytest.raises(LeaseLostError):
                     await settle
+            if not looked:
+                with pytest.raises(LeaseLostError):
+                    await old[0].ack()
             assert await depth(transport) == (0, 2, 0)
             for lease in new:
                 await lease.ack()
