@@ -112,7 +112,11 @@ class PubSubServer:
             self._process = None
 
     def freeze(self) -> None:
+        """Return when all its threads stand still, which takes its time on a busy machine."""
         os.kill(self.pid, signal.SIGSTOP)
+        until = time.monotonic() + _START
+        while not _stands_still(self.pid) and time.monotonic() < until:
+            time.sleep(0.01)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -132,6 +136,12 @@ class PubSubServer:
         assert self._watch.stdin is not None
         self._watch.stdin.write(f"{pid}\n".encode())
         self._watch.stdin.flush()
+
+
+def _stands_still(pid: int) -> bool:
+    asked = ["ps", "-L", "-o", "state=", "-p", str(pid)]
+    states = subprocess.run(asked, check=False, capture_output=True, text=True).stdout.split()
+    return all(state.startswith("T") for state in states)
 
 
 @pytest.fixture(scope="session")

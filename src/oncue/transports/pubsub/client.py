@@ -58,7 +58,9 @@ def _credentials(address: Address) -> Any:
         try:
             found: Any = _FILES.from_service_account_file(address.credentials, scopes=_SCOPES)
         except OSError as error:
-            raise InvalidValueError(f"{address.shown}: credentials: {error.strerror or 'cannot be read'}") from None
+            raise InvalidValueError(
+                f"{address.shown}: credentials: {address.credentials} cannot be read: {error.strerror}"
+            ) from None
         except ValueError:
             raise InvalidValueError(
                 f"{address.shown}: credentials: {address.credentials} is not the JSON file of a service account"

@@ -107,7 +107,7 @@ def _said(code: Any, text: str, where: str, queue: str | None) -> OnCueError:
         return ThrottledError(f"{where}: asked too often: {shown}")
     if code is _Code.DEADLINE_EXCEEDED:
         return ConnectionLostError(f"{where}: no answer in time")
-    if code is _Code.UNAVAILABLE and "metadata plugin" in text.lower():
+    if code is _Code.UNAVAILABLE and "metadata from plugin" in text:
         return AccessDeniedError(f"{where}: the credentials brought no token: {shown}")
     if code in _LOST:
         return ConnectionLostError(f"{where}: {shown}")

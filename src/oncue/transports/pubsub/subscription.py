@@ -37,7 +37,7 @@ _log = logging.getLogger("oncue.transports.pubsub")
 
 _PULLS = 4
 """Pulls that are under way while there are many messages."""
-_HOLD_OFF, _LONGEST_HOLD_OFF = 1.0, 8.0
+_HOLD_OFF, _LONGEST_HOLD_OFF = 0.25, 8.0
 """Seconds for which a second suspect is put off. They double."""
 _SPARE = 0.5
 """Part of the time that the service keeps a message for, after which it is asked to go on, if the lease is longer."""
