@@ -21,7 +21,8 @@ OURS = "bench.brokers.contenders.oncue"
 CLASSIC = "bench.brokers.contenders.oncue_classic"
 BARE = "bench.brokers.contenders.bare"
 PEERS = tuple(
-    f"bench.brokers.contenders.{name}" for name in ("celery", "dramatiq", "faststream", "repid", "saq", "taskiq")
+    f"bench.brokers.contenders.{name}"
+    for name in ("celery", "dramatiq", "faststream", "google_client", "repid", "saq", "taskiq")
 )
 HOW = """To have the peers, make their environments once (they do not go into one, because they want different clients):
   for each in newer older; do python3 -m venv /tmp/peers-$each && /tmp/peers-$each/bin/pip install -r bench/peers/$each.txt; done

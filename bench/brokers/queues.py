@@ -22,8 +22,10 @@ from oncue import App
 
 
 def port_of(url: str) -> int:
-    """Of the server that is asked, which for SQS is the endpoint."""
-    port = urlsplit(parse_qs(urlsplit(url).query).get("endpoint", [url])[0]).port
+    """Of the server that is asked, which for SQS is the endpoint, and for Pub/Sub the emulator."""
+    found = parse_qs(urlsplit(url).query)
+    [place] = found.get("endpoint") or [f"//{host}" for host in found.get("emulator", ())] or [url]
+    port = urlsplit(place).port
     assert port is not None
     return port
 

@@ -164,12 +164,34 @@ def kafka() -> Iterator[Places]:
     yield place
 
 
+@contextmanager
+def pubsub() -> Iterator[Places]:
+    """Google's emulators, which keep all in memory; each place is a server."""
+    from tests.brokers.pubsub_server import PubSubServer, ready
+
+    if not ready():
+        raise AbsentError("there is no java, or no emulator of the Google Cloud CLI")
+
+    @contextmanager
+    def place() -> Iterator[Place]:
+        with tempfile.TemporaryDirectory(prefix="oncue-bench-") as folder:
+            server = PubSubServer(Path(folder))
+            try:
+                server.start()
+                yield Place(server.url, server.pid)
+            finally:
+                server.close()
+
+    yield place
+
+
 SERVERS: dict[str, Callable[[], AbstractContextManager[Places]]] = {
     "redis": redis,
     "rabbitmq": rabbitmq,
     "sqs": sqs,
     "nats": nats,
     "kafka": kafka,
+    "pubsub": pubsub,
 }
 
 
@@ -185,6 +207,10 @@ def version(broker: str) -> str:
         from tests.brokers import nats_server
 
         return "NATS " + nats_server.version(nats_server.found() or "")
+    if broker == "pubsub":
+        from tests.brokers import pubsub_server
+
+        return "Google's emulator of Pub/Sub " + (pubsub_server.archive() or Path("unknown")).stem.split("-")[-2]
     if broker == "kafka":
         return "Kafka " + next(iter(ROOT.glob(".servers/kafka/kafka_*.jar"))).stem.rpartition("-")[2]
     found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*"))

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from bench.brokers.contenders import on_kafka
+from bench.brokers.contenders import on_kafka, on_pubsub
 from bench.brokers.contest import BATCH, Calls
 
 NAME = "bare client"
@@ -22,6 +22,7 @@ PACKAGES = {
     "sqs": ("aiobotocore",),
     "nats": ("nats-py", "uvloop"),
     "kafka": ("aiokafka", "uvloop"),
+    "pubsub": ("google-cloud-pubsub", "uvloop"),
 }
 MODES = {
     "redis": {"pipeline": 1.0},
@@ -29,6 +30,7 @@ MODES = {
     "sqs": {"batches of ten": 0.3},
     "nats": {"gathered, confirmed": 1.0},
     "kafka": {"gathered, confirmed": 1.0},
+    "pubsub": {"batches of 1000": 1.0},
 }
 CHOICES = {
     "redis": ("256", "1000"),
@@ -36,6 +38,7 @@ CHOICES = {
     "sqs": ("4", "8"),
     "nats": ("100", "500"),
     "kafka": ("500", "2000"),
+    "pubsub": ("2 pulls", "4 pulls"),
 }
 QUEUE, GROUP = "work", "workers"
 
@@ -47,6 +50,8 @@ def sender(url: str, _mode: str) -> Any:
         return _nats_sender(url)
     if url.startswith("kafka"):
         return on_kafka.bare_sender(url)
+    if url.startswith("pubsub"):
+        return on_pubsub.bare_sender(url)
     return _redis_sender(url) if url.startswith("redis") else _rabbitmq_sender(url)
 
 
@@ -57,6 +62,8 @@ def worker(url: str, add: Callable[[int], None], batch: str = "1000") -> Any:
         return _nats_worker(url, add, int(batch))
     if url.startswith("kafka"):
         return on_kafka.bare_worker(url, add, int(batch))
+    if url.startswith("pubsub"):
+        return on_pubsub.bare_worker(url, add, 2 if batch == "1000" else int(batch.partition(" ")[0]))
     return (_redis_worker if url.startswith("redis") else _rabbitmq_worker)(url, add, int(batch))
 
 

@@ -18,6 +18,7 @@ PACKAGES = {
     "sqs": ("oncue", "aiobotocore"),
     "nats": ("oncue", "uvloop"),
     "kafka": ("oncue", "aiokafka", "uvloop"),
+    "pubsub": ("oncue", "google-cloud-pubsub", "uvloop"),
 }
 MODES = {broker: {"concurrent": 1.0, "send_many": 1.0, "one by one": 0.1} for broker in PACKAGES}
 CONCURRENCY = 256

@@ -10,20 +10,28 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from bench.brokers.contenders import on_pubsub
 from bench.brokers.contenders.bare import endpoint_of, sqs_queue
 from bench.brokers.contest import Calls
 
 NAME = "Repid"
-PACKAGES = {"redis": ("repid", "redis", "uvloop"), "sqs": ("repid", "aiobotocore", "uvloop")}
-MODES = {"redis": {"concurrent": 1.0}, "sqs": {"concurrent": 0.3}}
+PACKAGES = {
+    "redis": ("repid", "redis", "uvloop"),
+    "sqs": ("repid", "aiobotocore", "uvloop"),
+    "pubsub": ("repid", "grpcio", "uvloop"),
+}
+MODES = {"redis": {"concurrent": 1.0}, "sqs": {"concurrent": 0.3}, "pubsub": {"concurrent": 1.0}}
 SENDERS = 20
 CHOICES = {
     "redis": ("10 at a time, read 100", "20 at a time, read 256", "50 at a time, read 256"),
     "sqs": ("20 at a time, read 10", "100 at a time, read 10"),
+    "pubsub": ("100 at a time, read 256", "1000 at a time, read 256"),
 }
 
 
 def _server(url: str, read: int) -> Any:
+    if url.startswith("pubsub"):
+        return on_pubsub.repid_server(url)
     from repid import RedisServer
 
     if not url.startswith("sqs"):
@@ -52,6 +60,8 @@ def _app(url: str, read: int = 256) -> Any:
 
 async def _make_queue(url: str) -> None:
     """Where it has to be there before."""
+    if url.startswith("pubsub"):
+        on_pubsub.make_queue(url)
     if url.startswith("sqs"):
         async with sqs_queue(url):
             pass

@@ -37,50 +37,37 @@ _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 
 
 class Mover:
-    """One for each queue that this transport listens to, however often; `leave` as often as `join`."""
+    """One for each queue that this transport listens to, however often: from the first subscription to the last."""
 
     def __init__(self, desk: Desk, place: Place) -> None:
         self._desk = desk
         self._place = place
         self._later = desk.queues.subscription(place.later or "")
-        self._users = 0
-        self._task: Task[None] | None = None
-        self._pulling: Task[Any] | None = None
         self._kept: dict[str, asyncio.TimerHandle] = {}
         self._room = _ROOM
-
-    def join(self) -> None:
-        self._users += 1
-        if self._task is None:
-            self._task = self._desk.loop.create_task(self._run())
-
-    async def leave(self) -> None:
-        """Return when nothing that was pulled is left here, if it is the last one that leaves."""
-        self._users = max(0, self._users - 1)
-        if not self._users:
-            await self.stop()
+        self._pulling = False
+        self._stopped = False
+        self._task: Task[None] = desk.loop.create_task(self._run())
+        self.users = 0
 
     async def stop(self) -> None:
-        """The same, whoever has not left yet; may be called twice."""
-        self._users = 0
-        task, self._task = self._task, None
-        if task is None:
-            return
-        if self._pulling is None:
-            task.cancel()
-        await asyncio.wait([task])
+        """Return when nothing that was pulled is left here; may be called twice."""
+        self._stopped = True
+        if not self._pulling:  # a pull that is given up may have been answered already
+            self._task.cancel()
+        await asyncio.wait([self._task])
         for handle in self._kept.values():
             handle.cancel()  # they come to somebody else at about the time when they are due
         self._kept.clear()
 
     async def _run(self) -> None:
         empty = failed = 0
-        while self._users:
+        while not self._stopped:
             try:
                 messages = await self._pull(waits(empty, self._desk.address))
                 empty, failed = (0, 0) if messages else (empty + 1, 0)
             except OnCueError as error:
-                if self._users and not isinstance(error, QueueNotFoundError):
+                if not isinstance(error, QueueNotFoundError):
                     _log.debug("what is delayed in queue %r cannot be looked at: %s", self._place.name, error)
                 await asyncio.sleep(min(_LONGEST_PAUSE, _PAUSE * 2 ** min(failed, 10)))
                 failed += 1
@@ -90,11 +77,11 @@ class Mover:
                 self._take(decode(there), now)
 
     async def _pull(self, wait: float) -> Any:
-        self._pulling = asyncio.current_task()
+        self._pulling = True
         try:
             return await pull(self._desk, self._place, _MOST, wait, self._later)
         finally:
-            self._pulling = None
+            self._pulling = False
 
     def _take(self, received: Received, now: float) -> None:
         rest = (received.due - now) / 1000
@@ -105,7 +92,7 @@ class Mover:
         else:
             self._desk.begin(self._hide(received, min(LONGEST_DEADLINE, math.ceil(rest + _MARGIN))))
             size = len(received.message.body) + 1000
-            if rest <= _SOON and size <= self._room and self._users:
+            if rest <= _SOON and size <= self._room and not self._stopped:
                 self._room -= size
                 self._kept[received.handle] = self._desk.loop.call_later(rest, self._due, received, size)
 

@@ -102,8 +102,6 @@ class PubSubTransport:
         subscription = PubSubSubscription(self.desk, self._check_open, place, spec, prefetch)
         mover = self._mover(place)
         self._subscriptions.add(subscription)
-        if mover is not None:
-            mover.join()
         try:
             yield subscription
         finally:
@@ -134,15 +132,25 @@ class PubSubTransport:
         await asyncio.shield(self._closing)
 
     def _mover(self, place: Place) -> Mover | None:
+        """Whoever moves what is delayed in this queue, for one more subscription."""
         if place.later is None:
             return None
-        if place.name not in self._movers:
-            self._movers[place.name] = Mover(self.desk, place)
-        return self._movers[place.name]
+        mover = self._movers.get(place.name)
+        if mover is None:
+            mover = self._movers[place.name] = Mover(self.desk, place)
+        mover.users += 1
+        return mover
 
     async def _leave(self, subscription: PubSubSubscription, mover: Mover | None) -> None:
+        leaving = [subscription.leave()]
+        if mover is not None:
+            mover.users -= 1
+            if not mover.users:
+                self._movers.pop(subscription.name, None)
+                leaving.append(mover.stop())
+
         async def leave() -> None:
-            await asyncio.gather(subscription.leave(), *([] if mover is None else [mover.leave()]))
+            await asyncio.gather(*leaving)
             self._subscriptions.discard(subscription)
 
         await asyncio.shield(self.desk.begin(leave()))
