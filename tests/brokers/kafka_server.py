@@ -177,7 +177,7 @@ class KafkaServer:
             "group.initial.rebalance.delay.ms": 0,
             "group.min.session.timeout.ms": 500,
             "broker.heartbeat.interval.ms": 300,
-            "broker.session.timeout.ms": 1500,  # for so long one that was killed cannot begin anew
+            "broker.session.timeout.ms": 2500,  # for so long one that was killed cannot begin anew
             **(self._more_listeners() if self._doors else {}),
             **self._settings,
         }

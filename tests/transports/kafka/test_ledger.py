@@ -63,3 +63,27 @@ def test_what_was_committed_for_a_queue_that_is_gone_says_nothing() -> None:
 def test_what_others_committed_is_taken_for_a_plain_offset() -> None:
     for text in ("", "by hand", "2;abc;0;1;"):
         assert load(0, "abc", 42, text).watermark == 42
+
+
+def test_attempts_to_commit_are_few_however_long_the_servers_are_away() -> None:
+    made = Ledger(0, "abc")
+    for number in range(1000):
+        for _ in range(3):
+            made.attempt((number, ""))
+    assert made.attempted[0] == (0, "")
+    assert made.attempted[-1] == (999, "")
+    assert len(made.attempted) < 110
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=30, unique=True), st.randoms(use_true_random=False))
+def test_what_was_finished_and_is_not_comes_back_to_its_place(offsets: list[int], chance: random.Random) -> None:
+    made = Ledger(0, "abc")
+    entries = [Entry(made, offset) for offset in sorted(offsets)]
+    for entry in entries:
+        made.begin(entry)
+    again = chance.choice(entries)
+    made.finish(again)
+    made.resume(again)
+    assert list(made.undone) == sorted(offsets)
+    assert made.watermark == min(offsets)
+    assert again.stage is Stage.WAITING

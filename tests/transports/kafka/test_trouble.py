@@ -218,6 +218,7 @@ async def test_connections_that_are_dead_without_a_word_are_noticed(mortal: Kafk
 
 async def test_cancelled_calls_and_cut_connections_together_lose_nothing(mortal: KafkaServer) -> None:
     total = 1000
+    moved = asyncio.Semaphore(0)
     async with (
         Proxy(mortal) as proxy,
         opened(f"{mortal.url}&session=2", "work", "next", lease=2.0) as observer,
@@ -231,6 +232,7 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing(mortal:
                 await lease.ack(Send("next", lease.message))
             except (ConnectionLostError, LeaseLostError):
                 return
+            moved.release()
 
         async def work(subscription: Subscription, place: int) -> None:
             turn = 0
@@ -243,7 +245,8 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing(mortal:
 
         async def cut() -> None:
             while True:
-                await asyncio.sleep(0.3)
+                for _ in range(60):  # not by the clock: on a busy machine nothing would ever get on
+                    await moved.acquire()
                 proxy.cut()
 
         async with transport.subscribe("work", prefetch=20) as subscription:

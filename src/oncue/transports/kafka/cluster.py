@@ -48,7 +48,7 @@ class Cluster:
 
     async def start(self) -> None:
         try:
-            await self._admin.start()
+            await private.start(self._admin, self.address.timeout)
         except TROUBLE as error:
             raise fault(await self._reason(error), self.address.shown) from error
 

@@ -24,6 +24,7 @@ SUSPECT = 2
 MOST = 3000
 """So many may be begun and not done in one partition: what is written of them fits into what Kafka keeps (4096 bytes)."""
 _PLAIN = 1000
+_ATTEMPTS = 100
 _VERSION = "1"
 
 
@@ -127,6 +128,12 @@ class Ledger:
         """What is fresh below it is done, though nobody ever had it."""
         while self.fresh and self.fresh[0].offset < offset:
             self.next = self.fresh.popleft().offset + 1
+
+    def attempt(self, state: tuple[int, str]) -> None:
+        """This is about to be committed. Of many attempts the last are remembered, and what is committed for sure."""
+        if state not in self.attempted[-1:]:
+            self.attempted.append(state)
+            del self.attempted[1:-_ATTEMPTS]
 
     def text(self) -> str:
         """What is written beside the watermark."""

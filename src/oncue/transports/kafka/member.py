@@ -89,7 +89,7 @@ class Member:
 
     async def start(self) -> None:
         try:
-            await self.consumer.start()
+            await private.start(self.consumer, self.desk.address.timeout)
             self.consumer.subscribe([self.topic], listener=Listener(self))
         except TROUBLE as error:
             self.ended = True
@@ -457,7 +457,7 @@ class Member:
         states = {ledger: (ledger.watermark, ledger.text()) for ledger in dirty if not ledger.gone}
         places = {TopicPartition(self.topic, each.partition): state for each, state in states.items()}
         for ledger, state in states.items():
-            ledger.attempted.append(state)
+            ledger.attempt(state)
         try:
             async with asyncio.timeout(self.desk.address.timeout):
                 await self.consumer.commit(places)

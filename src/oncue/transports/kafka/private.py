@@ -16,6 +16,7 @@ from aiokafka.conn import create_conn
 
 Client: TypeAlias = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient
 _AGAIN = 1.0
+_PAUSE = 0.1
 _CONNECTING = (
     "client_id",
     "request_timeout_ms",
@@ -59,6 +60,15 @@ def is_broken(consumer: AIOKafkaConsumer) -> bool:
 def forget(client: Client, topic: str) -> None:
     """Ask no more for a topic that is gone, or a server may make it anew."""
     inside(client)._topics.discard(topic)  # noqa: SLF001
+
+
+async def start(client: Client, within: float) -> None:
+    """Connect, to a server that says which servers there are: one that has just begun names none, and the client trips over that."""
+    async with asyncio.timeout(within):
+        await client.start()
+        while not inside(client).cluster.brokers():
+            await asyncio.sleep(_PAUSE)
+            await inside(client).force_metadata_update()
 
 
 async def stop(client: Client, within: float) -> None:

@@ -30,14 +30,7 @@ class Posted(NamedTuple):
     queue: str
     size: int
     stored: Future[Any]
-    channel: Channel | None
-
-
-class Channel(NamedTuple):
-    """A producer, and whether it was given up."""
-
-    producer: AIOKafkaProducer
-    over: Future[None]
+    producer: AIOKafkaProducer | None
 
 
 class Publisher:
@@ -45,7 +38,7 @@ class Publisher:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._channel: Channel | None = None
+        self._producer: AIOKafkaProducer | None = None
         self._making = asyncio.Lock()
         self._retired: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -60,45 +53,49 @@ class Publisher:
         """Give what is under way its time, and hang up."""
         self._closed = True
         async with self._making:
-            self._retire(self._channel)
+            self._retire(self._producer)
         while self._retired:
             await asyncio.wait(list(self._retired))
 
     def forget(self, topic: str) -> None:
         """It is gone."""
-        if self._channel is not None:
-            private.forget(self._channel.producer, topic)
+        if self._producer is not None:
+            private.forget(self._producer, topic)
 
     async def post(self, topic: str, partition: int, parcel: Parcel, queue: str) -> Posted:
         """Have it sent, after what was posted before. `outcome` tells what becomes of it."""
-        channel = self._channel
+        producer = self._producer
         try:
-            if channel is None:
-                channel = await self._live()
-            stored = await channel.producer.send(topic, parcel.body, parcel.key, partition, headers=parcel.headers)
+            if producer is None:
+                producer = await self._live()
+            stored = await producer.send(topic, parcel.body, parcel.key, partition, headers=parcel.headers)
         except AssertionError as error:  # the topic was made anew, with fewer partitions
             stored = _failed(theirs.UnknownTopicOrPartitionError(str(error)))
         except TROUBLE as error:
             stored = _failed(error)
-        return Posted(queue, len(parcel.body or b""), stored, channel)
+        return Posted(queue, len(parcel.body or b""), stored, producer)
 
     async def outcome(self, posted: Sequence[Posted]) -> Mapping[int, BaseException]:
         """Return when all are stored or given up; by their place those that are not stored, with the client's errors or ours."""
         failures: dict[int, BaseException] = {}
+        late = False
         try:
             async with asyncio.timeout(self._address.timeout):
-                for each in posted:
-                    if not each.stored.done() and each.channel is not None and not each.channel.over.done():
-                        await asyncio.wait([each.stored, each.channel.over], return_when=asyncio.FIRST_COMPLETED)
+                for place, each in enumerate(posted):
+                    try:
+                        await each.stored
+                    except Exception as error:
+                        failures[place] = error
+                        self._retire(each.producer)  # the server waits for a number that it will never get
         except TimeoutError:
-            for channel in {each.channel for each in posted if not each.stored.done()}:
-                self._retire(channel, _AT_ONCE)
-        for place, each in enumerate(posted):
-            if not each.stored.done():
-                failures[place] = ConnectionLostError(f"{self._address.shown}: not stored in time")
-            elif (error := each.stored.exception()) is not None:
-                failures[place] = error
-                self._retire(each.channel)  # the server waits for a number that it will never get
+            late = True
+        if late:
+            for place, each in enumerate(posted):
+                if not each.stored.done() or each.stored.cancelled():
+                    failures[place] = ConnectionLostError(f"{self._address.shown}: not stored in time")
+                    self._retire(each.producer, _AT_ONCE)
+                elif (late_error := each.stored.exception()) is not None:
+                    failures[place] = late_error
         return failures
 
     def fault(self, error: BaseException) -> TransportError:
@@ -107,14 +104,13 @@ class Publisher:
             return TransportClosedError() if self._closed else ConnectionLostError(f"{self._address.shown}: try again")
         return fault(error, self._address.shown)
 
-    async def _live(self) -> Channel:
+    async def _live(self) -> AIOKafkaProducer:
         async with self._making:
             if self._closed:
                 raise theirs.ProducerClosed
-            if self._channel is None:
-                producer = await self._made()
-                self._channel = Channel(producer, asyncio.get_running_loop().create_future())
-            return self._channel
+            if self._producer is None:
+                self._producer = await self._made()
+            return self._producer
 
     async def _made(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
@@ -125,24 +121,20 @@ class Publisher:
             max_request_size=2 * MAX_RECORD,
         )
         try:
-            async with asyncio.timeout(self._address.timeout):
-                await producer.start()
+            await private.start(producer, self._address.timeout)
         except BaseException:
             await private.stop(producer, _AT_ONCE)
             raise
         return producer
 
-    def _retire(self, channel: Channel | None, within: float | None = None) -> None:
+    def _retire(self, producer: AIOKafkaProducer | None, within: float | None = None) -> None:
         """Send no more by it; what it has may be stored for so long, and is given up then."""
-        if channel is not None and self._channel is channel:
-            self._channel = None
-            task = asyncio.ensure_future(self._end(channel, self._address.timeout if within is None else within))
+        if producer is not None and self._producer is producer:
+            self._producer = None
+            stopping = private.stop(producer, self._address.timeout if within is None else within)
+            task = asyncio.ensure_future(stopping)
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
-
-    async def _end(self, channel: Channel, within: float) -> None:
-        await private.stop(channel.producer, within)
-        channel.over.set_result(None)
 
 
 def _failed(error: Exception) -> Future[Any]:

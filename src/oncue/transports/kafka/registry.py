@@ -57,7 +57,7 @@ class Registry:
             await self._cluster.create(TOPIC, 1, {"cleanup.policy": "compact"})
         self._consumer = self._cluster.reader(fetch_max_wait_ms=self._cluster.address.longest_poll)
         try:
-            await self._consumer.start()
+            await private.start(self._consumer, self._cluster.address.timeout)
             self._consumer.assign([_PLACE])
             first = await self._cluster.ends(TOPIC, [0], first=True)
             self._position = first[0]
