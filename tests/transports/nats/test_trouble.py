@@ -210,13 +210,14 @@ async def test_a_frozen_server_is_an_error_in_time_and_no_message_is_lost(mortal
         assert Counter(await taken(transport)) == {"0": 1, "1": 1}  # the repetition was known as one
 
 
-async def test_a_connection_that_is_dead_without_a_word_is_noticed(url: str) -> None:
+async def test_a_connection_that_is_dead_without_a_word_is_noticed(server: NATSServer, url: str) -> None:
     async with (
         Wire(url) as wire,
         opened(url) as sender,
         opened(f"{wire.url}&timeout=1") as transport,
         transport.subscribe("work", prefetch=1) as subscription,
     ):
+        dead = max(each["cid"] for each in server.ask("connz")["connections"])
         waiting = asyncio.ensure_future(subscription.receive())
         await asyncio.sleep(0.1)
         wire.mute = True
@@ -225,9 +226,8 @@ async def test_a_connection_that_is_dead_without_a_word_is_noticed(url: str) -> 
         with pytest.raises(ConnectionLostError):
             await waiting
         wire.mute = False
-        await asyncio.sleep(
-            0.1
-        )  # until the server knows of it too: what it sends to the dead comes again after the lease
+        while server.ask(f"connz?cid={dead}")["connections"]:  # what it sends to the dead comes again after the lease
+            await asyncio.sleep(0.02)
         await sender.send(*sends(1))
         assert (await receive(subscription)).message.id == "0"
 
