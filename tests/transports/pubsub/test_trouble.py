@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 from brokers.pubsub_server import PubSubServer
 from transports import processes
+from transports.rabbitmq import programs
 from transports.redis.support import Proxy
 from transports.sqlite.support import Program
 from transports.words import receive, send_surely, sends
@@ -122,6 +123,25 @@ async def test_what_ends_its_workers_is_counted_and_handed_out_alone_among_such(
             await lease.extend(60)
             found.add((lease.message.id, lease.attempt))
     assert found == {("0", 3), ("1", 1)}
+    await transport.close()
+
+
+@pytest.mark.timeout(120)
+async def test_a_message_that_kills_its_workers_takes_no_others_along(alone: str) -> None:
+    transport = await fresh(alone, "work", "next")
+    await transport.send(Send("work", Message(b"", "poison")), *sends(30))
+    for _ in range(3):
+        with Program(programs.poisoned, alone, 10) as program:
+            await program.say()
+            await asyncio.to_thread(program.last_word)
+    attempts: dict[str, int] = {}
+    async with transport.subscribe("work", prefetch=40) as subscription:
+        while "poison" not in attempts:
+            lease = await receive(subscription, within=30)
+            attempts[lease.message.id] = lease.attempt
+            await lease.release() if lease.message.id == "poison" else await lease.ack()
+    assert attempts.pop("poison") == 4
+    assert max(attempts.values(), default=1) <= 3, "others died along with it more often than it takes to know it"
     await transport.close()
 
 

@@ -174,6 +174,8 @@ class PubSubSubscription:
                 room = 0
             if room <= 0 or len(self._pulls) >= (_PULLS if self._plenty and not self.place.fifo else 1):
                 return
+            if self._pulls and room < self._prefetch / _PULLS:  # more room comes while those are under way
+                return
             if not self._waiters and self._empty:
                 return
             most = min(room, 1000)
