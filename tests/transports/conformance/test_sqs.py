@@ -28,6 +28,7 @@ class _Whole:
         return await open_transport(self.url)
 
 
+@pytest.mark.timeout(120)
 class TestSQS(_Whole, TransportConformance):
     server: SQSServer
 

@@ -20,6 +20,7 @@ from oncue.core.message import Message, Send
 from oncue.transports.sqs.clock import Clock
 
 SEED = int(os.environ.get("ONCUE_TEST_SEED", "20"))
+pytestmark = pytest.mark.timeout(150)
 
 
 async def test_every_send_that_was_confirmed_is_there_after_the_sender_was_killed(counted: str) -> None:

@@ -65,6 +65,17 @@ async def test_what_is_refused_for_as_long_as_it_may_take_is_throttled(sqs_serve
         assert (await receive(subscription)).message.id == "0"
 
 
+async def test_a_page_of_html_that_something_between_answers_with_is_one_line(sqs_server: SQSServer) -> None:
+    async with Front(sqs_server.endpoint) as front, opened(front.url("&timeout=3")) as (transport, queue):
+        page = "<html>\n  <h1>Bad gateway</h1>\n" + "<p>sorry</p>\n" * 1000
+        front.refuse = lambda _: (502, {"__type": "502", "message": page})
+        with pytest.raises(ConnectionLostError, match="Bad gateway") as caught:
+            await transport.send(*sends(1, queue))
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 500
+        front.refuse = lambda _: None
+
+
 async def test_too_many_messages_under_way_is_waited_for(sqs_server: SQSServer) -> None:
     async with Front(sqs_server.endpoint) as front, opened(front.url()) as (transport, queue):
         await transport.send(*sends(1, queue))

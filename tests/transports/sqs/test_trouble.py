@@ -20,6 +20,7 @@ from oncue.core.message import Message, Send
 from oncue.transports.base import QueueSpec, Subscription, Transport
 
 SEED = int(os.environ.get("ONCUE_TEST_SEED", "20"))
+pytestmark = pytest.mark.timeout(150)
 
 
 def through(proxy: Proxy, more: str = "") -> str:

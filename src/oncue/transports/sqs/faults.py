@@ -56,6 +56,8 @@ _DENIED = frozenset(
     | {"KmsAccessDenied", "KmsDisabled", "KmsInvalidState", "KmsNotFound", "KmsOptInRequired", "InvalidToken"}
 )
 _FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "NotAuthorized", "UnauthorizedOperation"})
+_LONGEST = 300
+"""Characters of another's text that are shown."""
 _TOO_LONG = ("MessageTooLong", "must be shorter than", "BatchRequestTooLong", "batch request is longer")
 _SETTINGS = (
     theirs.NoRegionError,
@@ -85,7 +87,9 @@ def fault(error: BaseException, where: str, queue: str | None = None) -> OnCueEr
         return InvalidValueError(f"{where}: {redact(str(error))}")
     if isinstance(error, _SIGNED_OUT):
         return AccessDeniedError(f"{where}: {redact(str(error))}")
-    text = str(error) or ("no answer in time" if isinstance(error, asyncio.TimeoutError) else type(error).__name__)
+    text = _line(str(error)) or (
+        "no answer in time" if isinstance(error, asyncio.TimeoutError) else type(error).__name__
+    )
     return ConnectionLostError(f"{where}: {redact(text)}")
 
 
@@ -93,7 +97,7 @@ def said(error: Mapping[str, Any], where: str, queue: str | None, status: int = 
     """What the service answered, to a call or to one entry of a batch."""
     code = str(error.get("Code", "")).rpartition(".")[2]
     text = str(error.get("Message") or "")
-    shown = redact(f"{code}: {text}" if text else code)
+    shown = redact(_line(f"{code}: {text}" if text else code))
     if code in _MISSING:
         return QueueNotFoundError(queue or "?")
     if code in _STALE or any(word in text for word in _STALE_WORDS):
@@ -107,6 +111,12 @@ def said(error: Mapping[str, Any], where: str, queue: str | None, status: int = 
     if status >= 500 or code in {"InternalError", "InternalFailure", "InternalServerError", "ServiceUnavailable"}:
         return ConnectionLostError(f"{where}: {shown}")
     return IncompatibleStoreError(f"{where}: {shown}")
+
+
+def _line(text: str) -> str:
+    """On one line, and not too long: what stands between may answer with a page of HTML."""
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def is_passing(error: BaseException) -> bool:
