@@ -53,7 +53,7 @@ async def test_a_password_that_is_wrong_is_denied_without_being_shown(
 
 
 async def test_who_gives_no_password_where_one_is_needed_is_not_left_waiting(server: KafkaServer) -> None:
-    with pytest.raises(TransportError):
+    with pytest.raises(ConnectionLostError, match="does it ask for a password, or for TLS"):
         await open_kafka(f"kafka://127.0.0.1:{server.ports.sasl}?timeout=2")
 
 

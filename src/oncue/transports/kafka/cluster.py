@@ -61,6 +61,9 @@ class Cluster:
                 error = found
                 if isinstance(found, theirs.KafkaError | ssl.SSLError):
                     break
+            else:
+                error = theirs.KafkaConnectionError("it answers nothing: does it ask for a password, or for TLS?")
+                break
         return error
 
     async def close(self) -> None:

@@ -129,8 +129,7 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
             self._joined.set()
             with suppress(*TROUBLE, TransportError):
                 await self._delete_moved()
-            with suppress(*TROUBLE):
-                await consumer.stop()
+            await private.stop(consumer, address.timeout)
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         """Wait for something new, or until the next one goes on."""

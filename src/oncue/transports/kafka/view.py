@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -13,6 +12,7 @@ from aiokafka import TopicPartition
 from oncue.core.errors import ConnectionLostError
 from oncue.core.message import Message
 from oncue.transports.base import Depth
+from oncue.transports.kafka import private
 from oncue.transports.kafka.codec import Received, decode
 from oncue.transports.kafka.desk import Desk
 from oncue.transports.kafka.faults import TROUBLE, fault
@@ -52,7 +52,7 @@ async def oldest(desk: Desk, queue: str, limit: int) -> Sequence[Message]:
     found: list[tuple[Any, Received]] = []
     try:
         async with asyncio.timeout(desk.address.timeout):
-            await consumer.start()
+            await private.start(consumer, desk.address.timeout)
             left = {place: end for place, end in ends.items() if ledgers[place].watermark < end}
             if left:
                 consumer.assign([TopicPartition(record.topic, place) for place in left])
@@ -65,8 +65,7 @@ async def oldest(desk: Desk, queue: str, limit: int) -> Sequence[Message]:
     except TROUBLE as error:
         raise fault(error, desk.address.shown) from error
     finally:
-        with suppress(*TROUBLE):
-            await consumer.stop()
+        await private.stop(consumer, desk.address.timeout)
     found.sort(key=lambda pair: pair[0])
     return [received.message for _, received in found[:limit]]
 
