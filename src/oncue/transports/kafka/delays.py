@@ -30,7 +30,9 @@ LEVELS = 33
 _SHORTEST = 0.1
 _AT_A_TIME = 500
 _LONGEST_WAIT = 60.0
-_EMPTY = 1.0
+_FULL = 1.0
+_ABSENT = 5.0
+"""Seconds after which to look again whether somebody has made the topic; who delays something does not wait for that."""
 _PAUSE = 0.2
 _JOINING = 5.0
 _TRIM = 5.0
@@ -100,7 +102,7 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self._follow()
             self._needed.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_EMPTY):
+                async with asyncio.timeout(_ABSENT):
                     await self._needed.wait()
 
     async def _follow(self) -> None:
@@ -137,7 +139,7 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
         wait = max(0.0, min(wait, _TRIM if self._moved else _LONGEST_WAIT))
         wanted = [place for place, lane in self._waiting.items() if not lane]
         if not wanted:
-            await asyncio.sleep(min(wait, _EMPTY))
+            await asyncio.sleep(min(wait, _FULL))
             return
         found = await consumer.getmany(*wanted, timeout_ms=math.ceil(wait * 1000), max_records=_AT_A_TIME)
         for place, records in found.items():
