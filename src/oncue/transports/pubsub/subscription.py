@@ -39,6 +39,8 @@ _PULLS = 4
 """Pulls that are under way while there are many messages."""
 _HOLD_OFF, _LONGEST_HOLD_OFF = 0.25, 8.0
 """Seconds for which a second suspect is put off. They double."""
+_CALM = 1.0
+"""Seconds after a suspect was handed out in which nothing is asked for: what ends its consumer mostly does so soon."""
 _SPARE = 0.5
 """Part of the time that the service keeps a message for, after which it is asked to go on, if the lease is longer."""
 _AGAIN = 1.0
@@ -66,6 +68,7 @@ class PubSubSubscription:
         self._orders: dict[str, int] = {}  # of a FIFO queue, of which somebody holds a message
         self._suspects = 0  # that are held or wait
         self._hold_off = _HOLD_OFF
+        self._calm_until = 0.0
         self._pulls: set[Task[None]] = set()
         self._wanted = 0
         self._plenty = False
@@ -170,8 +173,8 @@ class PubSubSubscription:
         """Ask for messages, if there is room."""
         while self._active and not self._left:
             room = self._prefetch - len(self._leases) - self._wanted
-            if self.place.fifo and self._suspects:
-                room = 0
+            if self._suspects and (self.place.fifo or self._waits_alone()):
+                return
             if room <= 0 or len(self._pulls) >= (_PULLS if self._plenty and not self.place.fifo else 1):
                 return
             if self._pulls and room < self._prefetch / _PULLS:  # more room comes while those are under way
@@ -186,6 +189,8 @@ class PubSubSubscription:
 
     def _pulled(self, task: Task[None]) -> None:
         self._pulls.discard(task)
+        if self._suspects:
+            self._wake()
         self._want()
 
     async def _pull(self, most: int, *, first: bool) -> None:
@@ -265,16 +270,31 @@ class PubSubSubscription:
             return None
         while self._buffer and self._buffer[0].arrived + self.lease / 2 < now:
             self._return(self._buffer.popleft())
-        for lease in list(self._buffer) if self.place.fifo else list(islice(self._buffer, 1)):
+        crowded = bool(self._suspects) and self._is_crowded()
+        for lease in list(self._buffer) if self.place.fifo else list(islice(self._buffer, 2)):
             order = lease.received.order
-            if self.place.fifo and (order in self._orders or (lease.suspect and self._suspect_held())):
+            if (lease.suspect and crowded) or (self.place.fifo and order in self._orders):
                 continue
             self._buffer.remove(lease)
             lease.stage = Stage.HELD
             if self.place.fifo:
                 self._orders[order] = self._orders.get(order, 0) + 1
+            if lease.suspect:
+                self._calm_until = now + _CALM
+                self.desk.loop.call_later(_CALM, self._want)
             return lease
         return None
+
+    def _is_crowded(self) -> bool:
+        """Whether a suspect would take others like it along: those on their way here or back, or that are held."""
+        if self._pulls:
+            return True
+        with_them = {Stage.HELD, Stage.SETTLING} if self.place.fifo else {Stage.HELD, Stage.SETTLING, Stage.RETURNING}
+        return any(lease.suspect and lease.stage in with_them for lease in self._leases)
+
+    def _waits_alone(self) -> bool:
+        """Whether nothing may be asked for: a suspect waits for those on their way to be gone, or was only just handed out."""
+        return self.desk.loop.time() < self._calm_until or any(lease.suspect for lease in islice(self._buffer, 2))
 
     def _kept(self) -> int:
         """Leases that take up room, and are not on their way back."""
@@ -285,13 +305,10 @@ class PubSubSubscription:
             return len(self._leases) - len(self._buffer)
         return sum(lease.stage in {Stage.HELD, Stage.SETTLING} for lease in self._leases)
 
-    def _suspect_held(self) -> bool:
-        return any(lease.suspect and lease.stage in {Stage.HELD, Stage.SETTLING} for lease in self._leases)
-
     def _gone(self, lease: PubSubLease, *, held: bool) -> None:
         if lease.suspect:
             self._suspects -= 1
-            self._hold_off = _HOLD_OFF
+            self._hold_off, self._calm_until = _HOLD_OFF, 0.0
         if self.place.fifo and held:
             left = self._orders.get(lease.received.order, 1) - 1
             if left:
