@@ -83,7 +83,9 @@ async def bare_worker(url: str, add: Callable[[int], None], batch: int) -> Async
 def _faststream(url: str) -> Any:
     from faststream.kafka import KafkaBroker
 
-    return KafkaBroker(_server(url), logger=None, apply_types=False, enable_idempotence=True, acks="all")
+    return KafkaBroker(
+        _server(url), logger=None, apply_types=False, enable_idempotence=True, acks="all", max_batch_size=2**20
+    )
 
 
 @asynccontextmanager
