@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
@@ -182,6 +183,21 @@ async def test_suspects_are_put_off_while_another_one_is_held(url: str) -> None:
                     await receive(subscription, within=QUIET)
                 assert sum(count or 0 for count in await depth(transport)) >= 1
                 await lease.ack()
+
+
+async def test_many_suspects_follow_one_another_without_a_pause(url: str) -> None:
+    async with opened(url, lease=0.5) as transport:
+        await transport.send(*sends(60))
+        for _ in range(2):
+            async with transport.subscribe("work", prefetch=60) as subscription:
+                for _ in range(60):
+                    await receive(subscription)
+                await asyncio.sleep(0.7)
+        async with transport.subscribe("work", prefetch=16) as subscription:
+            began = time.monotonic()
+            for _ in range(60):
+                await (await receive(subscription)).ack()
+            assert time.monotonic() - began < 5
 
 
 async def test_purging_leaves_what_is_held(url: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from asyncio import CancelledError, Future, Task, TimerHandle
+from asyncio import CancelledError, Future, Handle, Task, TimerHandle
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,8 +39,8 @@ _LOAD = 16 * 1024 * 1024
 _ASKED, _FEWEST = 2048, 16
 """Messages that all subscriptions of a connection ask for at once, about, and each of them at least: what is answered while
 thousands are on their way comes behind them, and everything that waits for it costs room and time."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-"""Seconds for which a second suspect is put off. They double."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+"""Seconds for which nothing is asked for after a second suspect came. They double."""
 _KEPT = 3
 """So many times in a deadline the server is told that work goes on."""
 
@@ -78,8 +78,10 @@ class NATSSubscription:
         self._held = 0
         self.settling = 0  # of those held
         self._suspects = 0
+        self._careful: int | None = None  # while there are suspects, no more than so many are taken
         self._size = 1024.0  # bytes of a message, on average
         self._pause = _FIRST_PAUSE
+        self._resume: Handle | None = None
         self._lapse: TimerHandle | None = None
         self._tidy: TimerHandle | None = None
         self._keep: TimerHandle | None = None
@@ -207,12 +209,14 @@ class NATSSubscription:
         elif not self._active or self._left or self._taken >= self._prefetch:
             lease.give_back(received)
         elif lease.suspect and self._suspects:
-            lease.give_back(received, delay=self._pause if self.place.delays else 0.0)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            lease.give_back(received)
+            self._hold_off()
         else:
             self._taken += 1
             self._suspects += lease.suspect
             self._buffer.append(lease)
+            if self._careful is not None:
+                self._feel_the_way(lease)
             self._wake()
             if self._tidy is None:
                 self._tidy = self.loop.call_at(lease.arrived + self._stale, self._on_tidy)
@@ -247,7 +251,11 @@ class NATSSubscription:
         if not self._active or self._left:
             return
         intake = self._intake
+        if self._careful is not None and self._careful >= self._prefetch:
+            self._go_on()
         most = max(1, min(self._prefetch, int(_LOAD / self._size)))
+        if self._careful is not None:
+            most = min(most, self._careful)
         at_once = min(most, max(_FEWEST, _ASKED // self._together()))
         if most < self._taken + intake.asked and intake.asked:
             intake.withdraw()
@@ -257,6 +265,41 @@ class NATSSubscription:
         if room > 0 and (room >= at_once / 4 or not intake.asked):
             intake.want(room)
 
+    # Suspects
+
+    def _hold_off(self) -> None:
+        """A second suspect came: ask for nothing for a while, or the two would come again and again."""
+        self._careful = 0
+        self._aim()
+        self._try_later()
+
+    def _feel_the_way(self, lease: NATSLease) -> None:
+        """What came while there may be more suspects: if it is none, ask for twice as many."""
+        assert self._careful is not None
+        if lease.suspect:
+            self._try_later()
+        elif self._careful:
+            self._careful *= 2
+            self._pause = _FIRST_PAUSE
+            self._aim()
+
+    def _try_later(self) -> None:
+        if self._resume is None and not self._left:
+            self._resume = self.loop.call_later(self._pause, self._take_one_more)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _take_one_more(self) -> None:
+        self._resume = None
+        self._careful = self._taken + 1
+        self._aim()
+
+    def _go_on(self) -> None:
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        self._careful = None
+        self._pause = _FIRST_PAUSE
+
     # Inside
 
     def _gone(self, lease: NATSLease, *, held: bool) -> None:
@@ -265,7 +308,11 @@ class NATSSubscription:
         self._held -= held
         if lease.suspect:
             self._suspects -= 1
-            self._pause = _FIRST_PAUSE
+            if self._careful is not None:
+                self._pause = _FIRST_PAUSE
+                if self._resume is not None:
+                    self._resume.cancel()
+                self._resume = self.loop.call_soon(self._take_one_more)
         self._aim()
         if self._buffer:
             self._wake()
@@ -358,7 +405,7 @@ class NATSSubscription:
 
     async def _leave(self) -> None:
         self._active = False
-        for handle in (self._lapse, self._tidy, self._keep):
+        for handle in (self._lapse, self._tidy, self._keep, self._resume):
             if handle is not None:
                 handle.cancel()
         while self._waiters:
