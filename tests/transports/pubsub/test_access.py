@@ -12,15 +12,22 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote_plus
 from uuid import uuid4
 
 import pytest
 from brokers.pubsub_server import PubSubServer
 from transports.words import receive, sends
 
-from oncue.core.errors import AccessDeniedError, ConnectionLostError, InvalidValueError, MissingExtraError
+from oncue.core.errors import (
+    AccessDeniedError,
+    ConnectionLostError,
+    InvalidValueError,
+    MissingExtraError,
+    ThrottledError,
+)
 from oncue.transports import open_transport
-from oncue.transports.base import QueueSpec
+from oncue.transports.base import Depth, QueueSpec
 from oncue.transports.pubsub import open_pubsub
 
 Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -141,6 +148,57 @@ async def test_a_service_account_gets_a_token_and_is_let_in_by_tls(
         await transport.close()
     assert len(asked) == 1
     assert b"assertion=" in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "depth"),
+    [
+        ("200 OK", {"timeSeries": [{"points": [{"value": {"int64Value": "42"}}, {"value": {"int64Value": "7"}}]}]}, 42),
+        ("200 OK", {}, None),
+        ("403 Forbidden", {"error": {}}, AccessDeniedError),
+        ("429 Too Many Requests", {"error": {}}, ThrottledError),
+        ("500 Internal Server Error", {"error": {}}, ConnectionLostError),
+    ],
+)
+async def test_counts_are_those_of_cloud_monitoring_where_they_are_wanted(
+    pubsub_server: PubSubServer,
+    certificate: tuple[Path, Path],
+    tmp_path: Path,
+    status: str,
+    answer: object,
+    depth: int | type[Exception] | None,
+) -> None:
+    asked: list[str] = []
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(unquote_plus((await reader.readuntil(b"\r\n\r\n")).decode()))
+        body = json.dumps(answer).encode()
+        writer.write(f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+
+    token = {"access_token": "hunter2", "expires_in": 3600, "token_type": "Bearer"}
+    async with (
+        front(pubsub_server, certificate) as port,
+        tokens("200 OK", token) as (uri, _),
+        listening(count) as counts,
+    ):
+        file = account(tmp_path, certificate[1], uri)
+        url = f"pubsub://oncue-tests?endpoint=localhost:{port}&credentials={file}&ca={certificate[0]}&timeout=5"
+        transport = await open_pubsub(f"{url}&depth=approximate&monitoring=http://127.0.0.1:{counts}")
+        queue = f"counted-{uuid4().hex[:8]}"
+        await transport.declare(QueueSpec(name=queue))
+        if isinstance(depth, type):
+            with pytest.raises(depth, match="Cloud Monitoring") as caught:
+                await transport.depth(queue)
+            assert "hunter2" not in str(caught.value)
+        else:
+            assert await transport.depth(queue) == Depth(depth, None, None)
+        assert transport.features.depth == {"ready"}
+        await transport.delete(queue)
+        await transport.close()
+    assert asked[0].startswith("GET /v3/projects/oncue-tests/timeSeries?filter=metric.type = ")
+    assert f'resource.labels.subscription_id = "{queue}"' in asked[0]
+    assert "authorization: bearer hunter2" in asked[0].lower()
 
 
 async def test_a_certificate_that_is_not_trusted_is_said(

@@ -16,7 +16,7 @@ def no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_settings_are_read() -> None:
     found = parse(
         "pubsub://my-project?endpoint=europe-west1-pubsub.googleapis.com:443&credentials=/run/key.json&wait=20&timeout=3"
-        "&attempts=50&ca=/etc/ca.pem"
+        "&attempts=50&ca=/etc/ca.pem&depth=approximate&monitoring=https://monitoring.googleapis.com/"
     )
     assert found == Address(
         project="my-project",
@@ -26,7 +26,11 @@ def test_all_settings_are_read() -> None:
         timeout=3.0,
         attempts=50,
         ca="/etc/ca.pem",
+        depth="approximate",
+        monitoring="https://monitoring.googleapis.com",
     )
+    assert found.counts
+    assert not parse("pubsub://my-project?emulator=localhost:1&depth=approximate").counts
 
 
 def test_a_project_is_enough() -> None:
@@ -56,6 +60,8 @@ def test_the_emulator_is_found_by_googles_variable(monkeypatch: pytest.MonkeyPat
         ("pubsub://my-project?emulator=localhost:99999", "a host and a port"),
         ("pubsub://my-project?emulator=localhost:1&credentials=x", "needs no credentials"),
         ("pubsub://my-project?attempts=4", "from 5 to 100"),
+        ("pubsub://my-project?depth=exact", "'none' or 'approximate'"),
+        ("pubsub://my-project?monitoring=localhost", "expected a URL"),
         ("pubsub://my-project?wait=0", "more than 0"),
         ("pubsub://my-project?region=eu", "unknown parameter 'region'"),
     ],

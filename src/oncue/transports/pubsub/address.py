@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from oncue.core.errors import InvalidValueError
-from oncue.transports.urls import Reader, parameters, seconds, text, wrong
+from oncue.transports.urls import Reader, one_of, parameters, seconds, text, wrong
 
 EMULATOR = "PUBSUB_EMULATOR_HOST"
 """The variable by which Google's own tools know that there is an emulator."""
@@ -29,7 +29,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: host and port of another door of the service than its global one. credentials: file of a service account; none are
     what Google's own tools would use. wait: seconds that an idle consumer lets the service wait for a message.
     timeout: seconds that it may take to answer. attempts: how often a message may be delivered before the service itself puts
-    it aside, from 5 to 100. ca: file of certificates to trust.
+    it aside, from 5 to 100. depth: whether Cloud Monitoring's counts are shown; monitoring: its URL, if not Google's own.
+    ca: file of certificates to trust.
     """
 
     project: str
@@ -39,7 +40,14 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     wait: float = 5.0
     timeout: float = 10.0
     attempts: int = 100
+    depth: str = "none"
+    monitoring: str | None = None
     ca: str | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether there is somebody who counts messages; nobody does for an emulator."""
+        return self.depth == "approximate" and self.emulator is None
 
     @property
     def shown(self) -> str:
@@ -78,6 +86,13 @@ def _place(value: str) -> str:
     return value
 
 
+def _web(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+        raise ValueError("expected a URL such as https://monitoring.googleapis.com")
+    return value.rstrip("/")
+
+
 def _attempts(value: str) -> int:
     if not value.isascii() or not value.isdecimal() or not 5 <= int(value) <= 100:
         raise ValueError("expected how often a message may be delivered, from 5 to 100")
@@ -91,5 +106,7 @@ _READERS: Mapping[str, Reader] = {
     "wait": seconds(91),
     "timeout": seconds(600),
     "attempts": _attempts,
+    "depth": one_of("none", "approximate"),
+    "monitoring": _web,
     "ca": text,
 }

@@ -75,6 +75,11 @@ class Calls:
         except Exception as error:
             raise fault(error, self.address.shown) from error
 
+    @property
+    def account(self) -> Any:
+        """Who asks; None for an emulator."""
+        return self._door.account
+
     async def close(self) -> None:
         channel, self._channel = self._channel, None
         self._stubs.clear()

@@ -21,6 +21,7 @@ _PLUGIN: Any = AuthMetadataPlugin
 """They say no types."""
 _SERVICE = "pubsub.googleapis.com:443"
 _SCOPES = ("https://www.googleapis.com/auth/pubsub",)
+_SCOPES_TO_COUNT = (*_SCOPES, "https://www.googleapis.com/auth/monitoring.read")
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -39,11 +40,15 @@ class Door:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._credentials: Any = None
+        self.account: Any = None
 
     async def find(self) -> None:
         """Find credentials, which may read files and ask the machine that this runs on."""
         if self._address.emulator is None:
-            self._credentials = await asyncio.to_thread(_credentials, self._address)
+            self.account = await asyncio.to_thread(_account, self._address)
+            roots = _read(self._address.ca) if self._address.ca else None
+            calls = grpc.metadata_call_credentials(_PLUGIN(self.account, Request()))
+            self._credentials = grpc.composite_channel_credentials(grpc.ssl_channel_credentials(roots), calls)
 
     def open(self) -> Any:
         """A new channel. It connects when it is asked for something."""
@@ -52,11 +57,12 @@ class Door:
         return aio.secure_channel(self._address.endpoint or _SERVICE, self._credentials, options=_OPTIONS)
 
 
-def _credentials(address: Address) -> Any:
-    roots = _read(address.ca) if address.ca else None
+def _account(address: Address) -> Any:
+    """Who asks, as Google's library knows it."""
+    scopes = _SCOPES_TO_COUNT if address.counts else _SCOPES
     if address.credentials:
         try:
-            found: Any = _FILES.from_service_account_file(address.credentials, scopes=_SCOPES)
+            found: Any = _FILES.from_service_account_file(address.credentials, scopes=scopes)
         except OSError as error:
             raise InvalidValueError(
                 f"{address.shown}: credentials: {address.credentials} cannot be read: {error.strerror}"
@@ -66,9 +72,8 @@ def _credentials(address: Address) -> Any:
                 f"{address.shown}: credentials: {address.credentials} is not the JSON file of a service account"
             ) from None
     else:
-        found, _ = auth.default(scopes=_SCOPES)
-    calls = grpc.metadata_call_credentials(_PLUGIN(found, Request()))
-    return grpc.composite_channel_credentials(grpc.ssl_channel_credentials(roots), calls)
+        found, _ = auth.default(scopes=scopes)
+    return found
 
 
 def _read(path: str) -> bytes:

@@ -19,6 +19,7 @@ from oncue.transports.pubsub.examination import examine
 from oncue.transports.pubsub.faults import is_forbidden
 from oncue.transports.pubsub.later import Mover
 from oncue.transports.pubsub.look import look, purge
+from oncue.transports.pubsub.monitoring import Monitoring
 from oncue.transports.pubsub.queues import Place
 from oncue.transports.pubsub.subscription import PubSubSubscription
 
@@ -67,7 +68,10 @@ class PubSubTransport:
 
     def __init__(self, address: Address) -> None:
         self.desk = Desk(address)
-        self.features = msgspec.structs.replace(FEATURES, max_body=address.max_body)
+        self.features = msgspec.structs.replace(
+            FEATURES, max_body=address.max_body, depth=frozenset({"ready"} if address.counts else ())
+        )
+        self._monitoring: Monitoring | None = None
         self._subscriptions: set[PubSubSubscription] = set()
         self._movers: dict[str, Mover] = {}
         self._closed = False
@@ -114,8 +118,12 @@ class PubSubTransport:
     async def depth(self, queue: str) -> Depth:
         self._check_open()
         self.desk.queues.forget(queue)
-        await self.desk.queues.place(queue)
-        return Depth(None, None, None)
+        place = await self.desk.queues.place(queue)
+        if not self.desk.address.counts:
+            return Depth(None, None, None)
+        if self._monitoring is None:
+            self._monitoring = Monitoring(self.desk.address, self.desk.calls.account)
+        return Depth(await self._monitoring.undelivered(place.subscription.rpartition("/")[2]), None, None)
 
     async def purge(self, queue: str) -> int:
         self._check_open()
@@ -163,6 +171,8 @@ class PubSubTransport:
             )
         finally:
             await self.desk.close()
+            if self._monitoring is not None:
+                self._monitoring.close()
 
     def _check_open(self) -> None:
         if self._closed:
