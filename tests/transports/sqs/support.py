@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from uuid import uuid4
 
 from oncue.core.errors import ConnectionLostError, LeaseLostError
-from oncue.transports.base import QueueSpec, Transport
+from oncue.transports.base import QueueSpec
 from oncue.transports.sqs import SQSTransport, open_sqs
 
 
@@ -40,8 +40,8 @@ async def fresh(url: str, *queues: str, lease: float = 2.0) -> SQSTransport:
     return transport
 
 
-async def taken(transport: Transport, queue: str) -> list[str]:
-    """The ids of all messages that are ready or held, which are gone then; `transport` has to show depths.
+async def taken(transport: SQSTransport, queue: str) -> list[str]:
+    """The ids of all messages, which are gone then.
 
     A message counts when it comes: its acknowledgement may be late, and then is done or comes again.
     """
@@ -64,8 +64,14 @@ async def taken(transport: Transport, queue: str) -> list[str]:
     return ids
 
 
-async def settled_down(transport: Transport, queue: str) -> None:
-    """Return when nothing is ready or held."""
-    async with asyncio.timeout(60):
-        while (depth := await transport.depth(queue)).ready or depth.leased:
+async def settled_down(transport: SQSTransport, queue: str) -> None:
+    """Return when nothing is ready, held or delayed, as what may end its consumers is while another such is held."""
+    async with asyncio.timeout(90):
+        while await left(transport, queue):
             await asyncio.sleep(0.1)
+
+
+async def left(transport: SQSTransport, queue: str) -> int:
+    """All messages, exact on ElasticMQ."""
+    found = await transport.desk.queues.attributes(queue)
+    return sum(int(found[f"ApproximateNumberOfMessages{state}"]) for state in ("", "NotVisible", "Delayed"))

@@ -13,7 +13,7 @@ from brokers.sqs_server import SQSServer
 from transports import processes
 from transports.rabbitmq import programs
 from transports.sqlite.support import Program
-from transports.sqs.support import fresh, settled_down, taken
+from transports.sqs.support import fresh, left, settled_down, taken
 from transports.words import receive, sends
 
 from oncue.core.message import Message, Send
@@ -45,7 +45,7 @@ async def test_workers_killed_at_random_moments_lose_nothing(counted: str) -> No
     total = 500
     await transport.send(*sends(total))
     rounds = 0
-    while (await transport.depth("work")).ready and rounds < 4:
+    while await left(transport, "work") and rounds < 4:
         with Program(processes.hopper, counted) as program:
             await program.say()
             await asyncio.sleep(chance.uniform(0.05, 0.2))

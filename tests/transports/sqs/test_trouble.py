@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 from brokers.sqs_server import SQSServer
 from transports.redis.support import Proxy
-from transports.sqs.support import new_name, opened, taken
+from transports.sqs.support import new_name, opened, settled_down, taken
 from transports.words import receive, send_surely, sends
 
 from oncue.core.errors import ConnectionLostError, LeaseLostError, QueueNotFoundError
@@ -159,9 +159,7 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing(sqs_ser
 
         async with transport.subscribe(queue, prefetch=20) as subscription:
             tasks = [asyncio.create_task(cut()), *(asyncio.create_task(work(subscription)) for _ in range(20))]
-            async with asyncio.timeout(60):
-                while (depth := await observer.depth(queue)).ready or depth.leased:
-                    await asyncio.sleep(0.1)
+            await settled_down(observer, queue)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
