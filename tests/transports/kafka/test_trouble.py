@@ -21,6 +21,7 @@ from oncue.core.errors import (
 from oncue.core.message import Message, Send
 from oncue.transports.base import QueueSpec, Subscription, Transport
 from oncue.transports.kafka import open_kafka
+from oncue.transports.kafka.lease import KafkaLease
 
 
 def within(seconds: float, began: float) -> None:
@@ -89,6 +90,20 @@ async def test_an_acknowledgement_that_cannot_be_written_ends_in_time_and_may_be
                 await lease.ack()
         assert await taken(transport) == []
         assert set(await taken(transport, "next")) == {"1"}
+
+
+async def test_what_was_sent_with_an_acknowledgement_that_failed_is_not_sent_again(url: str) -> None:
+    async with opened(f"{url}&timeout=1", "work", "next") as transport:
+        await transport.send(*sends(1))
+        async with transport.subscribe("work", prefetch=1) as subscription:
+            lease = await receive(subscription)
+            assert isinstance(lease, KafkaLease)
+            async with lease.member.committing:  # as while partitions are shared out
+                with pytest.raises(ConnectionLostError):
+                    await lease.ack(*sends(1, "next", 7))
+            await acknowledged(lambda: lease.ack(*sends(1, "next", 7)))
+        assert await taken(transport) == []
+        assert await taken(transport, "next") == ["7"]
 
 
 async def test_what_was_not_acknowledged_for_sure_comes_again(mortal: KafkaServer) -> None:
