@@ -64,6 +64,7 @@ class Calls:
         self.count: Counter[str] = Counter()
         self._door = Door(address)
         self._channel: Any = None
+        self._heard = asyncio.get_running_loop().time()
         self._stubs: dict[str, Any] = {}
         self._old: set[asyncio.Task[None]] = set()
 
@@ -74,6 +75,11 @@ class Calls:
             self._channel = self._door.open()
         except Exception as error:
             raise fault(error, self.address.shown) from error
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was answered for so long that the connection may be dead."""
+        return asyncio.get_running_loop().time() - self._heard > 2 * (self.address.wait + self.address.timeout)
 
     @property
     def account(self) -> Any:
@@ -116,7 +122,9 @@ class Calls:
             raise TransportClosedError
         self.count[operation.name] += 1
         try:
-            return await self._stub(operation)(request, timeout=self.address.timeout if within is None else within)
+            answer = await self._stub(operation)(request, timeout=self.address.timeout if within is None else within)
+            self._heard = asyncio.get_running_loop().time()
+            return answer
         except CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

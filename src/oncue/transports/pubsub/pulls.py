@@ -27,8 +27,8 @@ def waits(empty: int, address: Address) -> float:
 async def pull(desk: Desk, place: Place, most: int, wait: float, subscription: str | None = None) -> Any:
     """Up to `most` messages of the queue, or of another subscription of it; raise what the service says.
 
-    Where no answer came it may be that there is no message, that the connection is dead, or that the queue is gone: then it is
-    looked up.
+    Where no answer came there may be no message, or the connection may be dead: after a while without any answer the queue is
+    looked up, which has to be answered.
     """
     request = PullRequest(subscription=subscription or place.subscription, max_messages=most)
     try:
@@ -39,7 +39,8 @@ async def pull(desk: Desk, place: Place, most: int, wait: float, subscription: s
     except ConnectionLostError as error:
         if not is_late(error):
             raise
-        desk.queues.forget(place.name)
-        await desk.queues.place(place.name)
+        if desk.calls.is_silent:
+            desk.queues.forget(place.name)
+            await desk.queues.place(place.name)
         return ()
     return answer.received_messages

@@ -266,7 +266,7 @@ class Queues:
             return
         try:
             found = await self._subscription(source)
-            if found is None or found.dead_letter_policy.dead_letter_topic != self.topic(LOST):
+            if found is None or found.dead_letter_policy.dead_letter_topic not in {self.topic(LOST), _GONE}:
                 return
             changed = wire.Subscription(name=found.name)
             changed.dead_letter_policy.dead_letter_topic = self.topic(there(name))
