@@ -68,7 +68,7 @@ class RabbitMQ(RabbitMQServer):
 
 class SQS(SQSServer):
     once = False  # what is sent with an acknowledgement is stored first, and may be sent again after a crash
-    quiet = 15.0
+    quiet = 20.0  # what may end its consumers is delayed for up to twelve seconds, which is not counted
 
     @property
     def url(self) -> str:

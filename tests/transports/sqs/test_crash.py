@@ -143,3 +143,36 @@ async def test_what_lay_unread_while_the_process_was_stuck_is_old() -> None:
     await asyncio.sleep(0)
     assert clock.end() <= stuck
     clock.close()
+
+
+async def test_many_suspects_are_worked_off_one_after_the_other(counted: str) -> None:
+    total = 20
+    transport = await fresh(counted, "work", lease=1.0)
+    await transport.send(*sends(total))
+    for _ in range(2):  # their holder dies
+        async with transport.subscribe("work", prefetch=total) as subscription:
+            for _ in range(total):
+                await receive(subscription)
+            await asyncio.sleep(1.1)
+    seen, held = set(), 0
+
+    async def work() -> None:
+        nonlocal held
+        while True:
+            lease = await subscription.receive()
+            held += 1
+            assert held == 1, "two suspects at once"
+            await asyncio.sleep(0.02)
+            held -= 1
+            await lease.ack()
+            seen.add(lease.message.id)
+
+    async with transport.subscribe("work", prefetch=total) as subscription:
+        tasks = [asyncio.create_task(work()) for _ in range(total)]
+        await settled_down(transport, "work")
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(each, asyncio.CancelledError) for each in ended), ended
+    assert len(seen) == total
+    await transport.close()

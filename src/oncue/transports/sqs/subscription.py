@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from asyncio import CancelledError, Future, Task, TimerHandle
 from collections import deque
 from collections.abc import Callable
@@ -29,7 +30,7 @@ _POLLS = 4
 _PATIENT = 5
 """After so many requests that brought nothing they wait longer, as long as they may in the end."""
 _HOLD_OFF, _LONGEST_HOLD_OFF = 1.0, 8.0
-"""Seconds for which a second suspect is put off. They double."""
+"""Seconds for which other suspects are put off, about. They double with each answer while one and the same is held."""
 _LAST_POLL = 2.0
 """Seconds that the last request gets to end by itself, so that nothing comes that nobody is there for."""
 
@@ -230,6 +231,7 @@ class SQSSubscription:
                 waiter.set_exception(again(error))
 
     def _arrived(self, messages: Any, arrived: float, answer: Any) -> None:
+        put_off = False
         for there in messages:
             lease = SQSLease(self, decode(there), arrived)
             self._leases[lease] = None
@@ -241,11 +243,13 @@ class SQSSubscription:
             elif self._left or not self._active:
                 lease.give_back()
             elif lease.suspect and self._suspects and not self.place.fifo:
-                lease.give_back(self._hold_off)
-                self._hold_off = min(2 * self._hold_off, _LONGEST_HOLD_OFF)
+                lease.give_back(self._hold_off * random.uniform(0.5, 1.5))  # so that they do not all come back together
+                put_off = True
             else:
                 self._suspects += lease.suspect
                 self._buffer.append(lease)
+        if put_off:
+            self._hold_off = min(2 * self._hold_off, _LONGEST_HOLD_OFF)
         if self._buffer and self._tidy is None:
             self._tidy = self.desk.loop.call_at(self._buffer[0].arrived + self.lease / 2, self._on_tidy)
         self._wake()
