@@ -53,7 +53,7 @@ def ready() -> bool:
     return shutil.which("java") is not None and archive() is not None
 
 
-def command(port: int) -> list[str]:
+def command(port: int, heap: str) -> list[str]:
     """How it is started; skip the test where it cannot be."""
     java, found = shutil.which("java"), archive()
     if java is None or found is None:
@@ -61,15 +61,16 @@ def command(port: int) -> list[str]:
             "there is no java or no emulator of the Google Cloud CLI (gcloud components install pubsub-emulator), and neither "
             f"{ENVIRONMENT} nor {THEIRS} names a server"
         )
-    flags = "-Xmx768m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"
+    flags = f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"
     return [java, *flags, "-jar", str(found), "--host=127.0.0.1", f"--port={port}"]
 
 
 class PubSubServer:
     """An emulator. A process beside it ends it when this process has ended."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, heap: str = "768m") -> None:
         self.folder = folder
+        self._heap = heap
         self.folder.mkdir(exist_ok=True)
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -92,7 +93,9 @@ class PubSubServer:
         """Return when it takes calls."""
         log = self.folder / "server.log"
         with log.open("ab") as output:
-            self._process = subprocess.Popen(command(self.port), stdout=output, stderr=output, cwd=self.folder)
+            self._process = subprocess.Popen(
+                command(self.port, self._heap), stdout=output, stderr=output, cwd=self.folder
+            )
         self._watch_over(self._process.pid)
         until = time.monotonic() + _START
         with grpc.insecure_channel(self.host) as channel:

@@ -124,7 +124,7 @@ class PubSub(PubSubServer):
     )
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(folder, heap="3g")  # all that lands stays in it until the end
         self._outer = free_port()
         self._gate: Gate | None = None
 

@@ -22,10 +22,10 @@ from pathlib import Path
 import msgspec
 
 from oncue.core.envelope import decode_envelope
-from oncue.core.errors import TransportError
+from oncue.core.errors import ConnectionLostError, LeaseLostError, TransportError
 from oncue.core.message import Message
 from oncue.transports import open_transport
-from oncue.transports.base import Depth, QueueSpec, Transport
+from oncue.transports.base import Depth, Lease, QueueSpec, Transport
 
 from .brokers import BROKERS, FORGETFUL, Broker
 from .crew import Crew
@@ -33,6 +33,8 @@ from .ledger import Ledger, shown
 
 QUEUES = ("asya-carry", "asya-hand_on")
 LANDED, DEAD = "asya-landed", "asya-carry-dlq"
+QUIET_THEN = 5.0
+"""Seconds without a dead letter, once nothing lands any more."""
 UNKNOWN = Depth(None, None, None)
 PATIENCE = 180.0
 """Seconds in which all has to come to an end when nothing is sent any more."""
@@ -95,7 +97,8 @@ async def campaign(broker: Broker, options: argparse.Namespace, chance: random.R
                 print(f"{reported - started:.0f} s: {crew.done}", flush=True)
         await crew.end_sending()
         if await transport.depth(LANDED) == UNKNOWN:
-            await all_landed(transport, broker.quiet, ledger)
+            for queue, add in ((LANDED, ledger.land), (DEAD, ledger.die)):
+                await taken(transport, queue, add, broker.quiet if queue == LANDED else QUIET_THEN)
         else:
             await all_done(transport, broker.quiet)
     finally:
@@ -140,17 +143,22 @@ async def all_done(transport: Transport, quiet: float) -> None:
             await asyncio.sleep(0.1)
 
 
-async def all_landed(transport: Transport, quiet: float, ledger: Ledger) -> None:
-    """Where nothing can be counted: take what has landed, each message once, until none came for `quiet` seconds."""
-    async with asyncio.timeout(4 * PATIENCE), transport.subscribe(LANDED, prefetch=1000) as subscription:
-        while True:
-            try:
-                async with asyncio.timeout(quiet):
-                    lease = await subscription.receive()
-            except TimeoutError:
-                return
-            await lease.ack()
-            ledger.land(note_of(lease.message))
+async def taken(transport: Transport, queue: str, add: Callable[[list[int]], None], quiet: float) -> None:
+    """Where nothing can be counted: take what has landed until none came for `quiet` seconds, however often that takes."""
+    async with asyncio.timeout(4 * PATIENCE), transport.subscribe(queue, prefetch=1000) as subscription:
+        last = time.monotonic()
+        while time.monotonic() - last < quiet:
+            leases: list[Lease] = []
+            with suppress(TimeoutError, ConnectionLostError):
+                async with asyncio.timeout(1.0):
+                    while len(leases) < 1000:
+                        leases.append(await subscription.receive())
+            if leases:
+                last = time.monotonic()
+            done = await asyncio.gather(*(lease.ack() for lease in leases), return_exceptions=True)
+            for lease, error in zip(leases, done, strict=True):
+                if not isinstance(error, LeaseLostError):  # then it comes again
+                    add(note_of(lease.message))
 
 
 def note_of(message: Message) -> list[int]:
