@@ -17,10 +17,12 @@ def new_name(word: str = "work") -> str:
 
 
 @asynccontextmanager
-async def opened(url: str, name: str = "", **spec: object) -> AsyncIterator[tuple[SQSTransport, str]]:
-    """A transport, and a new queue."""
+async def opened(
+    url: str, name: str = "", *, within: float = 90.0, **spec: object
+) -> AsyncIterator[tuple[SQSTransport, str]]:
+    """A transport, and a new queue, for so many seconds."""
     name = name or new_name()
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(within):
         transport = await open_sqs(url)
         try:
             await transport.declare(QueueSpec(name=name, **spec))  # type: ignore[arg-type]
