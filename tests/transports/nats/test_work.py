@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 import uvloop
 from brokers.nats_server import NATSServer, old_program
-from transports.nats.support import QUIET, Wire, depth, opened, other_program, prefix_of, taken
+from transports.nats.support import QUIET, Wire, depth, opened, other_program, prefix_of, settled_down, taken
 from transports.words import receive, send_surely, sends
 
 from oncue.core.errors import (
@@ -22,7 +22,7 @@ from oncue.core.errors import (
     QueueNotFoundError,
 )
 from oncue.core.message import Message, Send
-from oncue.transports.base import QueueSpec
+from oncue.transports.base import QueueSpec, Subscription
 
 
 @pytest.fixture(scope="module")
@@ -256,10 +256,18 @@ async def test_what_is_due_comes_once_however_many_subscribe(old: NATSServer) ->
         assert await depth(transport) == (0, 0, 300)
         found = Counter[str]()
         async with transport.subscribe("work", prefetch=20) as one, other.subscribe("work", prefetch=20) as two:
-            for subscription in (one, two) * 150:
-                lease = await receive(subscription)
-                found[lease.message.id] += 1
-                await lease.ack()
+
+            async def work(subscription: Subscription) -> None:
+                while True:
+                    lease = await receive(subscription, within=50)
+                    found[lease.message.id] += 1
+                    await lease.ack()
+
+            working = [asyncio.create_task(work(each)) for each in (one, two)]
+            await settled_down(transport, "work")
+            for task in working:
+                task.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
         assert (len(found), max(found.values())) == (300, 1)
         assert await depth(transport) == (0, 0, 0)
 
