@@ -16,7 +16,7 @@ from oncue.core.message import Message, Send
 from oncue.transports.base import QueueSpec
 
 
-@pytest.mark.parametrize(("refusals", "most"), [(0, 0.35), (1, 0.7)])
+@pytest.mark.parametrize(("refusals", "most"), [(0, 0.35), (1, 0.8)])
 async def test_a_message_costs_a_third_of_a_call_and_a_retry_as_much(url: str, refusals: int, most: float) -> None:
     total = 500
     async with opened(url) as (transport, queue):

@@ -139,8 +139,8 @@ class SQSLease:
                 return
             await desk.delete(place, received.handle, self.until)
             return
+        subscription.behind(self)  # before it is there again itself, which must not go back with them
         await desk.change(place, received.handle, delay, self.until)
-        subscription.behind(self)
 
     async def _extend(self, seconds: float) -> None:
         subscription = self.subscription
