@@ -282,4 +282,4 @@ def kafka_url(request: pytest.FixtureRequest) -> str:
     if named:
         return named
     server: KafkaServer = request.getfixturevalue("kafka_server")
-    return f"{server.url}&session=2"
+    return f"{server.url}&session=4"

@@ -38,7 +38,7 @@ class TestKafkaThatIsRestarted(Trouble):
         self.server = mortal_kafka
 
     async def open(self) -> Transport:
-        return await open_transport(f"{self.server.url}&session=2")
+        return await open_transport(f"{self.server.url}&session=4")
 
     async def restart(self) -> None:
         await asyncio.to_thread(self.server.restart)

@@ -80,7 +80,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        return f"kafka://127.0.0.1:{self._server.ports.proxy}?partitions=4&session=2"
+        return f"kafka://127.0.0.1:{self._server.ports.proxy}?partitions=4&session=4"
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self._server.ports.proxy)

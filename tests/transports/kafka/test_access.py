@@ -21,7 +21,7 @@ MECHANISMS = pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SC
 
 def sasl(server: KafkaServer, password: str, mechanism: str = "PLAIN", user: str = USER) -> str:
     place = f"127.0.0.1:{server.ports.sasl}"
-    return f"kafka://{user}:{password}@{place}?partitions=4&session=2&timeout=3&mechanism={mechanism}"
+    return f"kafka://{user}:{password}@{place}?partitions=4&session=4&timeout=3&mechanism={mechanism}"
 
 
 async def works(url: str) -> None:
@@ -67,7 +67,7 @@ async def test_who_gives_a_password_where_none_is_asked_for_is_told(server: Kafk
 class TestTLS:
     @pytest.fixture
     def secure(self, server: KafkaServer) -> str:
-        return f"kafka+ssl://127.0.0.1:{server.ports.tls}?partitions=4&session=2&timeout=3"
+        return f"kafka+ssl://127.0.0.1:{server.ports.tls}?partitions=4&session=4&timeout=3"
 
     async def test_a_certificate_that_is_trusted_opens(self, server: KafkaServer, secure: str) -> None:
         await works(f"{secure}&cafile={server.certificate}")

@@ -18,8 +18,8 @@ from oncue.core.message import Message, Send
 from oncue.transports.base import Transport
 from oncue.transports.kafka import open_kafka
 
-TIMEOUT = 1.0
-LONGEST = 8.0
+TIMEOUT = 2.0
+LONGEST = 14.0
 """Seconds that closing may take at `TIMEOUT`: a goodbye, what is under way, and hanging up have their time one after the other."""
 
 
@@ -97,8 +97,8 @@ async def test_closing_ends_while_partitions_are_shared_out_anew(url: str) -> No
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_closing_ends_when_the_server_is_away(mortal: KafkaServer, how: str) -> None:
-    url = f"{mortal.url}&session=2&timeout={TIMEOUT}"
-    async with nothing_left(), opened(f"{mortal.url}&session=2", "work", "next"), at_work(url) as transport:
+    url = f"{mortal.url}&session=4&timeout={TIMEOUT}"
+    async with nothing_left(), opened(f"{mortal.url}&session=4", "work", "next"), at_work(url) as transport:
         await asyncio.sleep(1.0)
         if how == "killed":
             await asyncio.to_thread(mortal.kill)
@@ -115,8 +115,8 @@ async def test_closing_ends_when_the_server_is_away(mortal: KafkaServer, how: st
 
 
 async def test_closing_ends_while_joining_a_server_that_freezes(mortal: KafkaServer) -> None:
-    url = f"{mortal.url}&session=2&timeout={TIMEOUT}"
-    async with nothing_left(), opened(f"{mortal.url}&session=2", "work", "next"):
+    url = f"{mortal.url}&session=4&timeout={TIMEOUT}"
+    async with nothing_left(), opened(f"{mortal.url}&session=4", "work", "next"):
         transport = await open_kafka(url)
         async with transport.subscribe("work", prefetch=1) as subscription:
             waiting = asyncio.ensure_future(subscription.receive())

@@ -16,6 +16,7 @@ from transports.sqlite.support import Program
 from transports.words import receive, sends
 
 from oncue.dead import list_dead
+from oncue.transports.base import Depth
 
 SEED = int(os.environ.get("ONCUE_TEST_SEED", "20"))
 
@@ -93,18 +94,19 @@ async def test_what_kills_its_workers_ends_as_a_dead_letter_and_its_neighbours_a
         async with app:
             await app.actors["job"].send_many(["poison", *words])
         deaths = 0
-        async with asyncio.timeout(80):
-            while not (await transport.depth("asya-job-dlq")).ready:
+
+        async def all_done() -> bool:
+            depth = await transport.depth("asya-job")
+            return depth == Depth(0, 0, None) and bool((await transport.depth("asya-job-dlq")).ready)
+
+        async with asyncio.timeout(100):
+            while not await all_done():
                 with Program(programs.worker, url) as program:
-                    while program._process.is_alive() and not (await transport.depth("asya-job-dlq")).ready:
+                    while program._process.is_alive() and not await all_done():
                         await asyncio.sleep(0.1)
                     deaths += not program._process.is_alive()
                     program.kill()
                     done.update(program.rest())
-            with Program(programs.worker, url) as program:
-                await settled_down(transport, "asya-job")
-                program.kill()
-                done.update(program.rest())
         (letter,) = await list_dead(transport, "asya-job-dlq")
         assert json.loads(letter.stored.body)["payload"] == "poison"
     assert deaths == programs.LIMIT

@@ -160,7 +160,7 @@ async def test_thousands_of_messages_outlive_servers_that_are_killed(mortal: Kaf
             if len(seen) == total:
                 everything.set()
 
-    url = f"{mortal.url}&session=2"
+    url = f"{mortal.url}&session=4"
     async with opened(url, lease=5.0) as sender, opened(url, "other", lease=5.0) as transport:
         async with transport.subscribe("work", prefetch=50) as subscription:
             tasks = [asyncio.create_task(publish(sender, range(first, total, 100))) for first in range(100)]
@@ -236,7 +236,7 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing(mortal:
     moved = asyncio.Semaphore(0)
     async with (
         Proxy(mortal) as proxy,
-        opened(f"{mortal.url}&session=2", "work", "next", lease=2.0) as observer,
+        opened(f"{mortal.url}&session=4", "work", "next", lease=2.0) as observer,
         opened(f"{proxy.url}&timeout=2", "other") as transport,
     ):
         await observer.send(*sends(total))
@@ -295,7 +295,7 @@ async def test_what_a_topic_does_not_take_is_refused_and_the_next_message_is_sto
 async def test_a_session_that_servers_do_not_allow_is_told_with_its_reason(url: str) -> None:
     async with (
         opened(url),
-        opened(url.replace("session=2", "session=0.1"), "other") as transport,
+        opened(url.replace("session=4", "session=0.1"), "other") as transport,
         transport.subscribe("work", prefetch=1) as subscription,
     ):
         with pytest.raises(TransportError, match="session"):
