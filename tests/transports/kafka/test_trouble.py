@@ -282,6 +282,8 @@ async def test_what_a_topic_does_not_take_is_refused_and_the_next_message_is_sto
         topic, cluster = "work-small", transport.desk.cluster
         await cluster.delete(topic)
         assert await cluster.create(topic, 1, {"max.message.bytes": "2000"})
+        while topic not in await cluster.topics(topic):
+            await asyncio.sleep(0.02)
         try:
             for number in range(3):
                 await transport.send(Send(topic, Message(b"fits", str(number))))
