@@ -25,11 +25,10 @@ OLDEST = (3, 11)
 ONCE = "tests/runtime"
 """Tests that would do the same on each Python: they run the runtime on all that there are."""
 IN_THE_MAKING = (
-    *(f"tests/transports/conformance/test_{name}.py" for name in ("kafka", "nats", "pubsub", "sqs")),
+    *(f"tests/transports/conformance/test_{name}.py" for name in ("kafka", "nats", "pubsub")),
     "tests/transports/kafka",
     "tests/transports/nats",
     "tests/transports/pubsub",
-    *(f"tests/transports/sqs/test_{name}.py" for name in ("trouble", "work")),
 )
 """Tests of transports that are not finished: they take long, and some fail on a busy machine. Run them by their names."""
 WORKERS = 2 * (os.cpu_count() or 1)
