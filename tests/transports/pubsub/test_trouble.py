@@ -165,7 +165,7 @@ async def test_a_restart_of_the_emulator_loses_all_by_its_own_fault(mortal: PubS
                     await send_surely(transport, *sends(1, queue))
                 except QueueNotFoundError:
                     break
-        with pytest.raises(QueueNotFoundError):
+        with pytest.raises((QueueNotFoundError, LeaseLostError)):
             await (await receive(subscription)).ack()  # where it was fetched ahead
         await transport.declare(QueueSpec(name=queue))
         await transport.send(Send(queue, Message(b"", "after")))
@@ -292,3 +292,27 @@ async def test_a_queue_that_is_deleted_and_made_again_is_found(url: str) -> None
         await (await receive(subscription)).ack()
     await transport.delete(queue)
     await transport.close()
+
+
+async def test_a_lease_of_a_queue_that_is_gone_takes_up_no_room(url: str) -> None:
+    transport, other = await open_pubsub(url), await open_pubsub(url)
+    queue = f"gone-{uuid4().hex[:8]}"
+    await transport.declare(QueueSpec(name=queue))
+    await transport.send(*sends(1, queue))
+    async with transport.subscribe(queue, prefetch=1) as subscription:
+        lease = await receive(subscription)
+        await other.delete(queue)
+        with pytest.raises(LeaseLostError):
+            await lease.ack()
+        await other.declare(QueueSpec(name=queue))
+        await other.send(Send(queue, Message(b"", "after")))
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(QueueNotFoundError):  # of the time when it was not there
+                    lease = await subscription.receive()
+                    break
+        assert lease.message.id == "after"
+        await lease.ack()
+    await transport.delete(queue)
+    await transport.close()
+    await other.close()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from oncue.core.errors import (
     MessageTooLargeError,
     OnCueError,
     PartialSendError,
+    QueueNotFoundError,
     again,
 )
 from oncue.core.message import Message, Send, check_delay
@@ -190,13 +192,23 @@ class PubSubLease:
             self.subscription.over(self)
 
     async def _delete(self) -> None:
-        place = self.subscription.place
-        await self.subscription.desk.delete(place.name, place.subscription, self.received.handle, self.until)
+        desk, place = self.subscription.desk, self.subscription.place
+        with self._of_a_queue_that_is_there():
+            await desk.delete(place.name, place.subscription, self.received.handle, self.until)
 
     async def _change(self, seconds: int, until: float | None = None) -> None:
-        place = self.subscription.place
+        desk, place = self.subscription.desk, self.subscription.place
         limit = self.until if until is None else until
-        await self.subscription.desk.change(place.name, place.subscription, self.received.handle, seconds, limit)
+        with self._of_a_queue_that_is_there():
+            await desk.change(place.name, place.subscription, self.received.handle, seconds, limit)
+
+    @contextmanager
+    def _of_a_queue_that_is_there(self) -> Iterator[None]:
+        """A lease in a queue that is gone is lost, and takes up no room."""
+        try:
+            yield
+        except QueueNotFoundError:
+            raise self._lost() from None
 
     def _check_held(self) -> None:
         self.subscription.check_open()
