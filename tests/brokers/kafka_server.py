@@ -265,14 +265,25 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServ
         server.close()
 
 
+@pytest.fixture(scope="session")
+def other_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """One more, with few topics: the more there are, the longer it takes to begin anew after it was killed."""
+    server = KafkaServer(tmp_path_factory.mktemp("mortal"), doors=True)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
 @pytest.fixture
-def mortal_kafka(kafka_server: KafkaServer) -> Iterator[KafkaServer]:
-    """The same, which may be stopped, killed and frozen: it is there again afterwards."""
-    yield kafka_server
-    if kafka_server.is_running:
-        kafka_server.thaw()
+def mortal_kafka(other_kafka: KafkaServer) -> Iterator[KafkaServer]:
+    """A server that may be stopped, killed and frozen: it is there again afterwards."""
+    yield other_kafka
+    if other_kafka.is_running:
+        other_kafka.thaw()
     else:
-        kafka_server.start()
+        other_kafka.start()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from brokers.kafka_server import KafkaServer, kafka_server, kafka_url, mortal_kafka  # noqa: F401  # fixtures
+from brokers.kafka_server import (  # fixtures
+    KafkaServer,
+    kafka_server,  # noqa: F401
+    kafka_url,  # noqa: F401
+    mortal_kafka,  # noqa: F401
+    other_kafka,  # noqa: F401
+)
 
 from oncue.testing import TransportConformance
 from oncue.testing.conformance import Trouble

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from brokers.kafka_server import KafkaServer, kafka_server, mortal_kafka  # noqa: F401  # fixtures
+from brokers.kafka_server import KafkaServer, kafka_server, mortal_kafka, other_kafka  # noqa: F401  # fixtures
 
 SESSION = "session=4"
 """Seconds after which a dead member is missed, so that a test does not wait for longer."""
