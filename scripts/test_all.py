@@ -25,7 +25,7 @@ OLDEST = (3, 11)
 ONCE = "tests/runtime"
 """Tests that would do the same on each Python: they run the runtime on all that there are."""
 IN_THE_MAKING = (
-    *(f"tests/transports/conformance/test_{name}.py" for name in ("kafka", "nats", "pubsub")),
+    *(f"tests/transports/conformance/test_{name}.py" for name in ("kafka", "nats", "pubsub", "sqs")),
     "tests/transports/kafka",
     "tests/transports/nats",
     "tests/transports/pubsub",
