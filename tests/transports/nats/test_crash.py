@@ -139,3 +139,17 @@ async def test_a_frozen_server_takes_no_lease_away_that_its_owner_still_has(
             await first.ack()
             await second.ack()
         assert await depth(transport) == (0, 0, 0)
+
+
+async def test_what_a_server_remembers_as_acknowledged_and_keeps_all_the_same_is_deleted(url: str) -> None:
+    """Killed servers do so. Here the consumer's word is ours, and the messages and who deletes them are real."""
+    async with opened(url) as transport:
+        await transport.send(*sends(5), Send("work", Message(b"", "later"), delay=60))
+        queues = transport._queues
+        place = await queues.place("work")
+        stream = await queues.jetstream.stream(place.stream)
+        consumer = await queues.jetstream.consumer(place.stream, place.consumer)
+        consumer.ack_floor.stream_seq = stream.state.first_seq + 2
+        await queues._sweep("work", stream, consumer)
+        assert await depth(transport) == (2, 0, 1)
+        assert sorted(await taken(transport)) == ["3", "4"]

@@ -43,16 +43,19 @@ class StreamInfo(msgspec.Struct):
     ts: str | None = None
 
 
-class Delivered(msgspec.Struct):
+class Reached(msgspec.Struct):
+    """Up to where something is so, by the consumer's count and by the stream's."""
+
     consumer_seq: int = 0
     stream_seq: int = 0
 
 
 class ConsumerInfo(msgspec.Struct):
-    """A consumer as it is."""
+    """A consumer as it is. Up to `ack_floor` everything was acknowledged."""
 
     config: Document
-    delivered: Delivered
+    delivered: Reached
+    ack_floor: Reached
     num_ack_pending: int = 0
     num_pending: int = 0
     num_waiting: int = 0
@@ -162,9 +165,10 @@ class JetStream:
             if not page.streams or len(found) >= page.total:
                 return found
 
-    async def purge(self, name: str, subject: str) -> int:
-        """Drop all messages under a subject; how many those were."""
-        return msgspec.json.decode(await self.ask(f"STREAM.PURGE.{name}", {"filter": subject}), type=_Purged).purged
+    async def purge(self, name: str, subject: str, before: int | None = None) -> int:
+        """Drop all messages under a subject, or those whose numbers are below `before`; how many those were."""
+        document: Document = {"filter": subject} if before is None else {"filter": subject, "seq": before}
+        return msgspec.json.decode(await self.ask(f"STREAM.PURGE.{name}", document), type=_Purged).purged
 
     async def message(self, name: str, sequence: int, subject: str) -> Stored:
         """The first one under that subject, from that number on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,8 @@ from oncue.transports.nats.place import (
     stream_name,
     subject_of,
 )
+
+_log = logging.getLogger("oncue.transports.nats")
 
 _SCHEDULES = (2, 12)
 """Servers of this version and newer publish what is due by themselves."""
@@ -145,8 +148,10 @@ class Queues:
             there = (stream.state.subjects or {}).get(subject, 0)
             delayed = stream.state.messages - there
             if not left or (consumer.num_pending + consumer.num_ack_pending == there and delayed >= 0):
-                ready = max(0, there - consumer.num_ack_pending)
+                ready = max(0, min(consumer.num_pending, there - consumer.num_ack_pending))
                 return Depth(ready, consumer.num_ack_pending, max(0, delayed))
+            if left == _LOOKS // 2:
+                await self._sweep(name, stream, consumer)
         raise ConnectionLostError(f"{self._address.shown}: queue {name!r} is made and deleted all the time")
 
     async def look(self, name: str, limit: int) -> Sequence[Message]:
@@ -219,6 +224,7 @@ class Queues:
             if error.refusal.err_code == STREAM_NOT_FOUND:
                 raise QueueNotFoundError(name) from error
             raise fault(error, self._address.shown) from error
+        await self._sweep(name, info, consumer)
         place = Place(
             spec=QueueSpec(name=name, lease=_lease(consumer)) if spec is None else spec,
             stream=info.config["name"],
@@ -232,6 +238,24 @@ class Queues:
         )
         self._known[name] = place
         return place
+
+    async def _sweep(self, name: str, stream: StreamInfo, consumer: ConsumerInfo) -> None:
+        """Delete what was acknowledged and is there all the same.
+
+        A server that is killed can forget that it deleted messages and remember that they were acknowledged: it never hands
+        them out again, and counts them for ever.
+        """
+        floor = consumer.ack_floor.stream_seq
+        if not stream.state.messages or stream.state.first_seq > floor:
+            return
+        subject = subject_of(self._address, name)
+        try:
+            count = await self.jetstream.purge(stream.config["name"], subject, floor + 1)
+        except RefusedError as error:
+            _log.debug("queue %r: what was acknowledged cannot be deleted: %s", name, error)
+            return
+        if count:
+            _log.info("queue %r: %d messages that were acknowledged were still there, and are deleted now", name, count)
 
     async def _consumer(self, info: StreamInfo, queue: str) -> ConsumerInfo | None:
         """The one that leases are of, if there is one."""
