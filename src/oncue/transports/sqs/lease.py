@@ -19,6 +19,7 @@ from oncue.core.errors import (
     MessageTooLargeError,
     OnCueError,
     PartialSendError,
+    QueueNotFoundError,
     again,
 )
 from oncue.core.message import Message, Send, check_delay
@@ -102,8 +103,10 @@ class SQSLease:
         except LeaseLostError:
             self.subscription.over(self)
             raise self._lost() from None
-        except BaseException:
-            if self.stage is Stage.SETTLING:
+        except BaseException as error:
+            if isinstance(error, QueueNotFoundError) and error.queue == self.subscription.name:
+                self.subscription.over(self)  # its queue is gone: it takes up no room any more
+            elif self.stage is Stage.SETTLING:
                 self.stage = Stage.HELD
                 self.subscription.unsettled(self)
             raise

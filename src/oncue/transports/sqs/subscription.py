@@ -31,6 +31,8 @@ _PATIENT = 5
 """After so many requests that brought nothing they wait longer, as long as they may in the end."""
 _HOLD_OFF, _LONGEST_HOLD_OFF = 1.0, 8.0
 """Seconds for which other suspects are put off, about. They double with each answer while one and the same is held."""
+_CALM = 1.0
+"""Seconds after a suspect was handed out in which nothing is asked for: what ends its consumer mostly does so soon."""
 _LAST_POLL = 2.0
 """Seconds that the last request gets to end by itself, so that nothing comes that nobody is there for."""
 
@@ -56,6 +58,7 @@ class SQSSubscription:
         self._groups: dict[str, int] = {}  # of a FIFO queue, of which somebody holds a message
         self._suspects = 0  # that are held or wait
         self._hold_off = _HOLD_OFF
+        self._calm_until = 0.0
         self._polls: set[Task[None]] = set()
         self._wanted = 0
         self._plenty = False
@@ -144,8 +147,8 @@ class SQSSubscription:
         """Ask for messages, if there is room."""
         while self._active and not self._left:
             room = self._prefetch - len(self._leases) - self._wanted
-            if self.place.fifo and self._suspects:
-                room = 0
+            if self._suspects and (self.place.fifo or self._waits_alone()):
+                return
             if room <= 0 or len(self._polls) >= (_POLLS if self._plenty else 1):
                 return
             if not self._waiters and self._empty:
@@ -158,6 +161,8 @@ class SQSSubscription:
 
     def _polled(self, task: Task[None]) -> None:
         self._polls.discard(task)
+        if self._suspects:
+            self._wake()
         self._want()
 
     async def _poll(self, most: int, *, first: bool) -> None:
@@ -288,26 +293,36 @@ class SQSSubscription:
                 self._return(lease)
                 continue
             group = lease.received.group
-            if self.place.fifo and (group in self._groups or (lease.suspect and self._suspect_held())):
+            if (lease.suspect and self._is_crowded()) or (self.place.fifo and group in self._groups):
                 continue
             self._buffer.remove(lease)
             lease.stage = Stage.HELD
             if group is not None:
                 self._groups[group] = self._groups.get(group, 0) + 1
             self.watch(lease.until)
+            if lease.suspect:
+                self._calm_until = now + _CALM
+                self.desk.loop.call_later(_CALM, self._want)
             return lease
         return None
 
     def _kept(self) -> int:
         return sum(lease.stage is not Stage.RETURNING for lease in self._leases) if self._buffer else 0
 
-    def _suspect_held(self) -> bool:
-        return any(lease.suspect and lease.stage in {Stage.HELD, Stage.SETTLING} for lease in self._leases)
+    def _is_crowded(self) -> bool:
+        """Whether a suspect would take others like it along: those that are held, or on their way here or back."""
+        if self.place.fifo:
+            return any(lease.suspect and lease.stage in {Stage.HELD, Stage.SETTLING} for lease in self._leases)
+        return bool(self._polls) or any(lease.suspect and lease.stage is not Stage.WAITING for lease in self._leases)
+
+    def _waits_alone(self) -> bool:
+        """Whether nothing may be asked for: a suspect waits for others to be gone, or was only just handed out."""
+        return self.desk.loop.time() < self._calm_until or any(lease.suspect for lease in self._buffer)
 
     def _gone(self, lease: SQSLease, *, held: bool) -> None:
         if lease.suspect:
             self._suspects -= 1
-            self._hold_off = _HOLD_OFF
+            self._hold_off, self._calm_until = _HOLD_OFF, 0.0
         group = lease.received.group
         if group is not None and held:
             left = self._groups.get(group, 1) - 1
@@ -348,7 +363,7 @@ class SQSSubscription:
         self._tidy = None
         now = self.desk.loop.time()
         while self._buffer and self._buffer[0].arrived + self.lease / 2 <= now:
-            self._active = False
+            self._active = bool(self._waiters)
             self._return(self._buffer.popleft())
         if self._buffer:
             self._tidy = self.desk.loop.call_at(self._buffer[0].arrived + self.lease / 2, self._on_tidy)
