@@ -245,13 +245,13 @@ async def test_a_half_open_connection_is_given_up_for_a_new_one(pubsub_server: P
         async with transport.subscribe(queue, prefetch=1) as subscription:
             waiting = asyncio.ensure_future(subscription.receive())
             await asyncio.sleep(0.2)
+            stale = set(proxy._tasks)
             proxy.mute = True  # nobody says that it is gone
             with pytest.raises(ConnectionLostError, match="no answer in time"):
                 await transport.send(*sends(1, queue))
             with pytest.raises(ConnectionLostError):
                 async with asyncio.timeout(20):
                     await waiting
-            stale = set(proxy._tasks)
             proxy.mute = False
             await send_surely(transport, Send(queue, Message(b"", "after")))
             assert set(proxy._tasks) - stale, "the dead connection was used again"
