@@ -18,7 +18,6 @@ EXTRAS = {
     "s3": ("oncue.results.s3", None),
     "nats": ("oncue.transports.nats", None),
     "kafka": ("oncue.transports.kafka", "kafka://127.0.0.1:1"),
-    "pubsub": ("oncue.transports.pubsub", "pubsub://project"),
     "pubsub": ("oncue.transports.pubsub", "pubsub://my-project?emulator=127.0.0.1:1"),
 }
 
