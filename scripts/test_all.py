@@ -22,13 +22,13 @@ import servers
 from environments import MAIN, ROOT, ensure
 
 OLDEST = (3, 11)
+_SLOW = ("kafka", "nats", "pubsub", "sqs")
 ONCE = (
     "tests/runtime",
-    *(f"tests/transports/{name}" for name in ("kafka", "pubsub", "sqs")),
-    *(f"tests/transports/conformance/test_{name}.py" for name in ("kafka", "pubsub", "sqs")),
+    *(f"tests/transports/{name}" for name in _SLOW),
+    *(f"tests/transports/conformance/test_{name}.py" for name in _SLOW),
 )
-"""Tests that would do the same on each Python: they run the runtime on all that there are, or what they test stands on clients
-of others, and on servers in Java that need minutes."""
+"""Tests that would do the same on each Python: they run the runtime on all that there are, or wait for servers for minutes."""
 IN_THE_MAKING = ("tests/transports/conformance/test_kafka.py", "tests/transports/kafka")
 """Tests of a transport that is not finished: they take long, and some fail on a busy machine. Run them by their names."""
 WORKERS = 2 * (os.cpu_count() or 1)
