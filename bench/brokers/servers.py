@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bench.rounds import ROOT
 from bench.tally import MiscountError
@@ -108,18 +108,7 @@ def sqs() -> Iterator[Places]:
 
     if not ready():
         raise AbsentError("there is no java, or no ElasticMQ in .servers/elasticmq")
-
-    @contextmanager
-    def place() -> Iterator[Place]:
-        with tempfile.TemporaryDirectory(prefix="oncue-bench-") as folder:
-            server = SQSServer(Path(folder), kept=False)
-            try:
-                server.start()
-                yield Place(f"{server.url}&depth=approximate", server.pid)
-            finally:
-                server.close()
-
-    yield place
+    yield _a_server_each(lambda folder: SQSServer(folder, kept=False), "&depth=approximate")
 
 
 @contextmanager
@@ -129,18 +118,7 @@ def nats() -> Iterator[Places]:
 
     if found() is None:
         raise AbsentError("there is no nats-server, neither in .servers/nats nor installed")
-
-    @contextmanager
-    def place() -> Iterator[Place]:
-        with tempfile.TemporaryDirectory(prefix="oncue-bench-") as folder:
-            server = NATSServer(Path(folder))
-            try:
-                server.start()
-                yield Place(server.url, server.pid)
-            finally:
-                server.close()
-
-    yield place
+    yield _a_server_each(NATSServer)
 
 
 @contextmanager
@@ -150,18 +128,7 @@ def kafka() -> Iterator[Places]:
 
     if not ready():
         raise AbsentError("there is no java, or no Kafka in .servers/kafka")
-
-    @contextmanager
-    def place() -> Iterator[Place]:
-        with tempfile.TemporaryDirectory(prefix="oncue-bench-") as folder:
-            server = KafkaServer(Path(folder))
-            try:
-                server.start()
-                yield Place(server.url, server.pid)
-            finally:
-                server.close()
-
-    yield place
+    yield _a_server_each(KafkaServer)
 
 
 @contextmanager
@@ -171,18 +138,34 @@ def pubsub() -> Iterator[Places]:
 
     if not ready():
         raise AbsentError("there is no java, or no emulator of the Google Cloud CLI")
+    yield _a_server_each(PubSubServer)
+
+
+class _Server(Protocol):
+    """One of the tests' own servers."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def _a_server_each(make: Callable[[Path], _Server], parameters: str = "") -> Places:
+    """Places that are servers of their own, with their data in the folder that `make` is given."""
 
     @contextmanager
     def place() -> Iterator[Place]:
         with tempfile.TemporaryDirectory(prefix="oncue-bench-") as folder:
-            server = PubSubServer(Path(folder))
+            server = make(Path(folder))
             try:
                 server.start()
-                yield Place(server.url, server.pid)
+                yield Place(server.url + parameters, server.pid)
             finally:
                 server.close()
 
-    yield place
+    return place
 
 
 SERVERS: dict[str, Callable[[], AbstractContextManager[Places]]] = {
