@@ -119,9 +119,7 @@ class PubSub(PubSubServer):
     """The emulator keeps all in memory, so it is frozen and cut off, and never killed."""
 
     once = False  # what is sent with an acknowledgement is stored first, and may be sent again after a crash
-    quiet = (
-        45.0  # nothing is counted, and what was pulled by somebody who died is hidden for ten seconds, more than once
-    )
+    quiet = 45.0  # nothing is counted, and what the dead had pulled is hidden for ten seconds, more than once
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, heap="3g")  # all that lands stays in it until the end
