@@ -44,6 +44,22 @@ async def test_queues_are_durable_and_quorum_unless_classic_ones_are_asked_for(
         assert (two["type"], two["durable"]) == ("classic", True)
 
 
+async def test_two_may_declare_the_first_queue_of_a_server_at_once(server: RabbitMQServer) -> None:
+    """The server breaks the connection of one who reads a stream that another is just making; that is nobody's concern."""
+    for _ in range(15):
+        url, both = server.vhost(), asyncio.Barrier(2)
+
+        async def declare(url: str = url, both: asyncio.Barrier = both) -> None:
+            transport = await open_transport(url)
+            try:
+                await both.wait()
+                await transport.declare(QueueSpec(name="work"))
+            finally:
+                await transport.close()
+
+        await asyncio.gather(declare(), declare())
+
+
 async def test_of_two_who_ask_for_other_settings_at_once_one_is_told(url: str) -> None:
     specs = [QueueSpec(name="work", lease=lease, tags={"by": str(lease)}) for lease in (10.0, 20.0)]
     async with opened(url, "other") as first, opened(url, "other") as second:

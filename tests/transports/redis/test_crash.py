@@ -41,24 +41,24 @@ async def test_every_send_that_was_acknowledged_is_there_after_the_sender_was_ki
 
 async def test_workers_killed_at_random_moments_lose_nothing_and_make_each_hop_once(server: RedisServer) -> None:
     chance = random.Random(SEED)
-    total = 3000
+    total = rounds = interrupted = 0
     async with opened(server.url, "work", "next", "copies", lease=0.5) as transport:
-        await transport.send(*sends(total))
-        rounds = 0
-        while (await transport.depth("work")).ready and rounds < 15:
+        while interrupted < 5 and rounds < 50:
+            await transport.send(*sends(500, first=total))
+            total += 500
             with Program(processes.hopper, server.url) as program:
                 await program.say()
                 await asyncio.sleep(chance.uniform(0, 0.03))
+            interrupted += bool((await transport.depth("work")).leased)
             rounds += 1
         with Program(processes.hopper, server.url):
             while await depth(transport) != (0, 0, 0):
                 await asyncio.sleep(0.05)
         moved = Counter(await ids_in(transport, "next"))
         copied = Counter(await ids_in(transport, "copies"))
-    assert rounds > 3, "the workers were too fast to be killed"
+    assert interrupted >= 5, f"{rounds} workers were killed, and few of them had messages"
     assert set(moved) == set(copied) == {str(number) for number in range(total)}, f"lost with seed {SEED}"
     assert max(moved.values()) == 1, f"a hop was made twice with seed {SEED}"
-    assert max(copied.values()) > 1, "no worker was killed while it had a message"
 
 
 async def test_a_message_comes_again_when_its_worker_is_killed_after_it_received(server: RedisServer) -> None:

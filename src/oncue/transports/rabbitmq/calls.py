@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from pamqp.base import Frame
 
-from oncue.transports.rabbitmq.amqp import Channel, ChannelClosed, ClosedError
-from oncue.transports.rabbitmq.faults import fault
+from oncue.transports.rabbitmq.amqp import Channel, ClosedError
+from oncue.transports.rabbitmq.faults import INTERNAL_ERROR, fault
 from oncue.transports.rabbitmq.link import Link
 
 Answer = TypeVar("Answer")
@@ -23,12 +23,15 @@ _MOST = 16
 
 
 async def until_ready(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Ask once more as long as the answer is that what is asked about is not ready yet."""
+    """Ask once more as long as the answer is that what is asked about is not ready yet.
+
+    A stream that somebody else is just making is a fault within RabbitMQ, which costs the connection; `ask` has to find another.
+    """
     while True:
         try:
             return await ask()
-        except ChannelClosed as error:
-            if not _NOT_READY.search(error.text):
+        except ClosedError as error:
+            if error.code != INTERNAL_ERROR and not _NOT_READY.search(error.text):
                 raise
         await asyncio.sleep(_PAUSE)
 

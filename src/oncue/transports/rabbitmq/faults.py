@@ -17,6 +17,7 @@ from oncue.core.redact import redact
 from oncue.transports.rabbitmq.amqp import ChannelClosed, ClosedError
 
 NOT_FOUND, REFUSED, LOCKED, PRECONDITION, NOT_IMPLEMENTED, NOT_ALLOWED = 404, 403, 405, 406, 540, 530
+INTERNAL_ERROR = 541
 _NO_QUEUE = re.compile(r"no queue '([^']*)'")
 _FOR_NOW = re.compile(r"\blimit\b|\bdown\b|not available|unavailable", re.IGNORECASE)
 
