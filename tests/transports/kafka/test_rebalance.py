@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import zlib
 from collections import Counter
 
 from transports.kafka.support import opened, settled_down
 from transports.words import receive, sends
 
 from oncue.core.errors import LeaseLostError
+from oncue.core.message import Message, Send
 from oncue.transports.kafka import open_kafka
+from oncue.transports.kafka.subscription import KafkaSubscription
 
 
 async def test_a_storm_of_comings_and_goings_loses_nothing_and_repeats_nothing(url: str) -> None:
@@ -73,6 +76,34 @@ async def test_who_works_at_all_partitions_gives_some_away_when_that_work_is_don
             first = await coming
             assert (int(first.message.id) >= 40, first.attempt) == (True, 1)
             await first.ack()
+
+
+async def test_who_waits_receives_at_once_from_partitions_that_come_to_it_meanwhile(url: str) -> None:
+    async def has_partitions(subscription: KafkaSubscription, count: int) -> list[int]:
+        while subscription.member is None or len(subscription.member.ledgers) != count:
+            await asyncio.sleep(0.02)
+        return list(subscription.member.ledgers)
+
+    async with opened(url) as transport, transport.subscribe("work", prefetch=5) as subscription:
+        second = await open_kafka(url)
+        try:
+            async with second.subscribe("work", prefetch=5) as another:
+                idle = asyncio.ensure_future(another.receive())
+                await has_partitions(another, 4)
+                coming = asyncio.ensure_future(subscription.receive())
+                theirs = await has_partitions(another, 2)
+                await has_partitions(subscription, 2)
+                await asyncio.sleep(1.0)  # until it waits for messages of these two
+                idle.cancel()
+        finally:
+            await second.close()
+        await has_partitions(subscription, 4)
+        key = next(key for key in map(str, range(100)) if zlib.crc32(key.encode()) % 4 in theirs)
+        await transport.send(Send("work", Message(b"", "a", key=key)))
+        async with asyncio.timeout(10):
+            lease = await coming
+        assert lease.message.id == "a"
+        await lease.ack()
 
 
 async def test_depth_counts_new_arrivals_behind_old_work_in_hand(url: str) -> None:

@@ -138,8 +138,12 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
         wait = min((_goes(lane[0]) for lane in self._waiting.values() if lane), default=math.inf) - time.time()
         wait = max(0.0, min(wait, _TRIM if self._moved else _LONGEST_WAIT))
         wanted = [place for place, lane in self._waiting.items() if not lane]
-        if not wanted:
-            await asyncio.sleep(min(wait, _FULL))
+        if len(wanted) == len(self._waiting):
+            wanted.clear()  # naming none means all, also those that a sharing out brings while this waits
+        else:
+            wait = min(wait, _FULL)
+        if self._waiting and all(self._waiting.values()):
+            await asyncio.sleep(wait)
             return
         found = await consumer.getmany(*wanted, timeout_ms=math.ceil(wait * 1000), max_records=_AT_A_TIME)
         for place, records in found.items():

@@ -84,15 +84,18 @@ class Ledger:
         return any(entry.taken for entry in self.undone.values())
 
     def read(self, record: Any) -> Entry | None:
-        """Take in a record; it is returned if it was begun before and waits for its turn again."""
+        """Take in a record; it is returned if it was begun before and waits for its turn again. One that is known stays as it is."""
         offset: int = record.offset
-        self.position = offset + 1
+        known = offset < self.position
+        self.position = max(self.position, offset + 1)
         if offset < self.next:
             entry = self.undone.get(offset)
             if entry is None or entry.received is not None:
                 return None
             entry.received = decode(record)
             return entry
+        if known:
+            return None
         entry = Entry(self, offset)
         entry.received = decode(record)
         state = entry.received.state

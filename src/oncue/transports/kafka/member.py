@@ -368,16 +368,19 @@ class Member:
 
     async def _read(self) -> None:
         while True:
-            full = [each for each in self.ledgers.values() if len(each.fresh) >= _AHEAD or len(each.undone) >= MOST]
-            open_ = [TopicPartition(self.topic, each.partition) for each in self.ledgers.values() if each not in full]
+            ledgers = self.ledgers.values()
+            full = [each for each in ledgers if len(each.fresh) >= _AHEAD or len(each.undone) >= MOST]
+            nowhere = bool(full) and len(full) == len(ledgers)
+            # naming none means all, also those that a sharing out brings while this waits
+            open_ = [TopicPartition(self.topic, each.partition) for each in ledgers if each not in full] if full else []
             try:
-                if not open_:
+                if nowhere:
                     self._hungry.clear()
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LOOK_AGAIN / 1000):
                             await self._hungry.wait()
-                wait = 0 if not open_ else _LOOK_AGAIN if full else _IDLE
-                found = await self.consumer.getmany(*open_, timeout_ms=wait, max_records=_AT_A_TIME if open_ else 1)
+                wait = 0 if nowhere else _LOOK_AGAIN if full else _IDLE
+                found = await self.consumer.getmany(*open_, timeout_ms=wait, max_records=1 if nowhere else _AT_A_TIME)
             except TROUBLE as error:
                 self._complain(error)
                 await asyncio.sleep(_PAUSE)
