@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -13,18 +12,12 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from oncue.core.errors import ConnectionLostError, QueueNotFoundError, TransportClosedError
+from oncue.transports.polling.lines import pause
 from oncue.transports.sqs.address import Address
 from oncue.transports.sqs.faults import fault, is_passing
 
-_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
-"""Seconds until it is asked again by one who asked too often, at first and at most."""
 _NEW, _LOOK = 3.0, 0.2
 """Seconds for which a queue that was just made may not be known everywhere, and after which it is asked for again."""
-
-
-def pause(attempt: int) -> float:
-    """Seconds to wait before the next attempt, when `attempt` of them were too many; random."""
-    return min(_LONGEST_PAUSE, _PAUSE * float(1 << min(attempt, 10))) * random.uniform(0.5, 1.0)
 
 
 class Calls:

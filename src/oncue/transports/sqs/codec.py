@@ -74,7 +74,8 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     """A message as it was received.
 
     attempts: how often it was handed out, this time included. lost: how often with whoever held it, before.
-    sent: by the service's clock, in milliseconds. group: of a FIFO queue. repeatable: whether it can be sent anew.
+    sent: by the service's clock, in milliseconds. received: when it was first, if that is now. group: of a FIFO queue.
+    repeatable: whether it can be sent anew.
     """
 
     message: Message
@@ -87,6 +88,22 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     received: int
     group: str | None
     repeatable: bool
+
+    @property
+    def first_sent(self) -> int:
+        return self.text.head.at or self.sent * 1000
+
+    @property
+    def began(self) -> int:
+        """When its age began, in milliseconds since 1970."""
+        return self.text.head.since or self.sent + self.text.head.delay
+
+    def rest(self, moment: int | None) -> float:
+        """Seconds of a delay that are not over yet, when the service answered at that moment."""
+        head = self.text.head
+        if not head.rest:
+            return 0.0
+        return (head.delay + head.rest - max(0, (self.received or moment or 0) - self.sent)) / 1000
 
 
 def encode(send: Send, size: int, max_body: int) -> Text:
@@ -112,8 +129,8 @@ def check_size(queue: str, entry: Mapping[str, Any], size: int) -> int:
     return total
 
 
-def decode(there: Mapping[str, Any]) -> Received:
-    """Any message, those of other programs included."""
+def decode(there: Mapping[str, Any], *, fifo: bool = False) -> Received:
+    """Any message, those of other programs included. In a FIFO queue what is delayed was handed out before it was due."""
     system = there.get("Attributes") or {}
     attributes = dict(there.get("MessageAttributes") or {})
     body = there.get("Body") or ""
@@ -125,16 +142,17 @@ def decode(there: Mapping[str, Any]) -> Received:
         headers = {name: value["StringValue"] for name, value in attributes.items() if value.get("StringValue")}
     message = Message(raw, head.id, headers or NO_HEADERS, head.key)
     received = int(system.get("ApproximateReceiveCount", 1))
+    held_up = received > 1 and fifo and head.rest > 0
     return Received(
         message=message,
         text=Text(body or " ", head, attributes),
         handle=there["ReceiptHandle"],
         number=number,
-        attempts=head.attempts + received,
-        lost=head.lost + received - 1,
+        attempts=head.attempts + received - held_up,
+        lost=head.lost + received - 1 - held_up,
         sent=int(system.get("SentTimestamp", 0)),
         received=int(system.get("ApproximateFirstReceiveTimestamp", 0)) if received == 1 else 0,
-        group=system.get("MessageGroupId"),
+        group=system.get("MessageGroupId") if fifo else None,
         repeatable=len(attributes) < _MOST,
     )
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from oncue.core.message import Message
+from oncue.transports.sqs.batches import FULL
 from oncue.transports.sqs.codec import Received, decode
-from oncue.transports.sqs.lines import FULL
 
 if TYPE_CHECKING:
     from oncue.transports.sqs.desk import Desk
@@ -31,9 +31,9 @@ async def look(desk: Desk, queue: str, limit: int) -> Sequence[Message]:
             found += received
     finally:
         if found:
-            back = [desk.begin(desk.change(place, each.handle, 0)) for each in found]
+            back = [desk.tasks.begin(desk.change(place, each.handle, 0)) for each in found]
             await asyncio.wait(back)
-    found.sort(key=lambda each: each.text.head.at or each.sent * 1000)
+    found.sort(key=lambda each: each.first_sent)
     return [each.message for each in found]
 
 
@@ -43,7 +43,7 @@ async def purge(desk: Desk, queue: str) -> int:
     place = await desk.queues.place(queue)
     dropped = 0
     async for received in _all(desk, place, None):
-        gone = [desk.begin(desk.delete(place, each.handle)) for each in received]
+        gone = [desk.tasks.begin(desk.delete(place, each.handle)) for each in received]
         await asyncio.gather(*gone)
         dropped += len(gone)
     return dropped
@@ -52,17 +52,8 @@ async def purge(desk: Desk, queue: str) -> int:
 async def _all(desk: Desk, place: Place, limit: int | None) -> AsyncIterator[Sequence[Received]]:
     count = 0
     while limit is None or count < limit:
-        answer = await desk.calls.ask(
-            "receive_message",
-            place.name,
-            extra=1,
-            QueueUrl=place.url,
-            MaxNumberOfMessages=FULL if limit is None else min(FULL, limit - count),
-            WaitTimeSeconds=1,  # so that the service asks all its machines
-            VisibilityTimeout=_HIDDEN,
-            MessageAttributeNames=["All"],
-            MessageSystemAttributeNames=["All"],
-        )
+        most = FULL if limit is None else min(FULL, limit - count)
+        answer = await desk.receive(place, most, 1, _HIDDEN)  # a second, so that the service asks all its machines
         received = [decode(each) for each in answer.get("Messages") or ()]
         if not received:
             return

@@ -13,12 +13,15 @@ from oncue.core.message import Message, Send
 from oncue.transports.base import Depth, Features, QueueSpec
 from oncue.transports.checks import check_prefetch, check_spec
 from oncue.transports.examination import Remark
+from oncue.transports.polling.lines import send
+from oncue.transports.polling.subscription import PollingSubscription
 from oncue.transports.sqs.address import Address, parse
+from oncue.transports.sqs.codec import Received
 from oncue.transports.sqs.desk import Desk
 from oncue.transports.sqs.examination import examine
 from oncue.transports.sqs.faults import is_forbidden
 from oncue.transports.sqs.look import look, purge
-from oncue.transports.sqs.subscription import SQSSubscription
+from oncue.transports.sqs.subscription import SQSSource
 
 FEATURES = Features(
     durable=True,
@@ -71,7 +74,7 @@ class SQSTransport:
             max_body=address.max_body,
             depth=frozenset({"ready", "leased"}) if address.depth == "approximate" else frozenset(),
         )
-        self._subscriptions: set[SQSSubscription] = set()
+        self._subscriptions: set[PollingSubscription[Received]] = set()
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -98,15 +101,17 @@ class SQSTransport:
         if sends:
             parcels = await self.desk.parcels(sends)
             self._check_open()
-            await asyncio.shield(self.desk.begin(self.desk.send(parcels)))
+            await asyncio.shield(self.desk.tasks.begin(send(parcels)))
 
     @asynccontextmanager
-    async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator[SQSSubscription]:
+    async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator[PollingSubscription[Received]]:
         self._check_open()
         check_prefetch(prefetch)
         place, spec = await self.desk.queues.get(queue)
         self._check_open()
-        subscription = SQSSubscription(self.desk, self._check_open, place, spec, prefetch)
+        subscription = PollingSubscription(
+            SQSSource(self.desk, place, spec), self.desk.tasks, self._check_open, prefetch
+        )
         self._subscriptions.add(subscription)
         try:
             yield subscription
