@@ -83,7 +83,7 @@ class Source(Protocol[R]):
         """Ask for messages, after `empty` requests that brought none; None: while another one waits, so this does not."""
         ...
 
-    async def parcels(self, sends: Sequence[Send], cause: R) -> Sequence[Parcel]:
+    async def parcels(self, sends: Sequence[Send], cause: R, /) -> Sequence[Parcel]:
         """What goes out with the acknowledgement of `cause`; raise for what cannot be sent."""
         ...
 

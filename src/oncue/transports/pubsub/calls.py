@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import math
 from asyncio import CancelledError
 from collections import Counter
 from typing import Any, NamedTuple
@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 from google.protobuf.empty_pb2 import Empty
 
 from oncue.core.errors import ConnectionLostError, ThrottledError, TransportClosedError
+from oncue.transports.polling.lines import pause
 from oncue.transports.pubsub import wire
 from oncue.transports.pubsub.address import Address
 from oncue.transports.pubsub.client import Door
 from oncue.transports.pubsub.faults import fault, is_late
-
-_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
-"""Seconds until it is asked again by one who asked too often, at first and at most."""
 
 
 class Operation(NamedTuple):
@@ -49,11 +47,6 @@ GET = _subscriber("GetSubscription", wire.GetSubscriptionRequest, wire.Subscript
 UPDATE = _subscriber("UpdateSubscription", wire.UpdateSubscriptionRequest, wire.Subscription)
 DELETE = _subscriber("DeleteSubscription", wire.DeleteSubscriptionRequest, Empty)
 LIST = _subscriber("ListSubscriptions", wire.ListSubscriptionsRequest, wire.ListSubscriptionsResponse)
-
-
-def pause(attempt: int) -> float:
-    """Seconds to wait before the next attempt, when `attempt` of them were too many; random."""
-    return min(_LONGEST_PAUSE, _PAUSE * float(1 << min(attempt, 10))) * random.uniform(0.5, 1.0)
 
 
 class Calls:
@@ -97,14 +90,20 @@ class Calls:
             await channel.close()
 
     async def ask(
-        self, operation: Operation, request: Any, queue: str | None = None, *, within: float | None = None
+        self,
+        operation: Operation,
+        request: Any,
+        queue: str | None = None,
+        *,
+        within: float | None = None,
+        until: float = math.inf,
     ) -> Any:
         """The answer, within the time that the address allows, or `within` seconds.
 
-        What is refused as too much is asked again within that time; then that is `ThrottledError`.
+        What is refused as too much is asked again within that time, and not after `until`; then that is `ThrottledError`.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.address.timeout
+        deadline = min(until, loop.time() + self.address.timeout)
         attempt = 0
         while True:
             try:

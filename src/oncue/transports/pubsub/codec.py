@@ -63,7 +63,7 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     """A message as it was received.
 
     attempts: how often it was handed out, this time included. lost: how often with whoever held it, before.
-    sent: by the service's clock, in milliseconds. order: its ordering key, or nothing.
+    sent: by the service's clock, in milliseconds. group: its ordering key, or nothing, in a FIFO queue.
     """
 
     message: Message
@@ -72,7 +72,11 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     attempts: int
     lost: int
     sent: int
-    order: str
+    group: str | None
+
+    @property
+    def first_sent(self) -> int:
+        return self.text.head.at or self.sent * 1000
 
     @property
     def began(self) -> int:
@@ -124,8 +128,8 @@ def _pieces(head: bytes) -> Iterator[str]:
         start = end
 
 
-def decode(there: Any) -> Received:
-    """Any message, those of other programs included."""
+def decode(there: Any, *, fifo: bool = False) -> Received:
+    """Any message, those of other programs included. In a FIFO queue what is delayed was delivered before it was due."""
     message = there.message
     attributes = dict(message.attributes)
     head = _read(attributes)
@@ -137,14 +141,15 @@ def decode(there: Any) -> Received:
         others, headers = attributes, head.headers
     time = message.publish_time
     delivered = there.delivery_attempt or 1
+    held_up = delivered > 1 and fifo and head.delay > 0
     return Received(
         message=Message(message.data, head.id, headers or NO_HEADERS, head.key),
         text=Text(message.data, head, others),
         handle=there.ack_id,
-        attempts=head.attempts + delivered,
-        lost=head.lost + delivered - 1,
+        attempts=head.attempts + delivered - held_up,
+        lost=head.lost + delivered - 1 - held_up,
         sent=time.seconds * 1000 + time.nanos // 1_000_000,
-        order=message.ordering_key,
+        group=message.ordering_key if fifo else None,
     )
 
 

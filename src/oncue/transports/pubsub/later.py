@@ -14,8 +14,9 @@ from asyncio import Task
 from typing import TYPE_CHECKING, Any
 
 from oncue.core.errors import OnCueError, QueueNotFoundError
+from oncue.transports.polling.lines import send
 from oncue.transports.pubsub.codec import Received, decode
-from oncue.transports.pubsub.pulls import pull, waits
+from oncue.transports.pubsub.pulls import FULL, pull, waits
 from oncue.transports.pubsub.queues import LONGEST_DEADLINE, Place
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("oncue.transports.pubsub")
 
-_MOST = 1000
-"""Messages that are asked for at once."""
 _SOON = 30.0
 """Seconds; what is due within them is kept here, if there is room."""
 _ROOM = 16_000_000
@@ -47,7 +46,7 @@ class Mover:
         self._room = _ROOM
         self._pulling = False
         self._stopped = False
-        self._task: Task[None] = desk.loop.create_task(self._run())
+        self._task: Task[None] = desk.tasks.loop.create_task(self._run())
         self.users = 0
 
     async def stop(self) -> None:
@@ -79,27 +78,27 @@ class Mover:
     async def _pull(self, wait: float) -> Any:
         self._pulling = True
         try:
-            return await pull(self._desk, self._place, _MOST, wait, self._later)
+            return await pull(self._desk, self._place, FULL, wait, self._later)
         finally:
             self._pulling = False
 
     def _take(self, received: Received, now: float) -> None:
         rest = (received.due - now) / 1000
         if rest <= 0:
-            self._desk.begin(self._move(received, 0.0))
+            self._desk.tasks.begin(self._move(received, 0.0))
         elif now - received.sent > _OLD and rest > LONGEST_DEADLINE:
-            self._desk.begin(self._move(received, rest))
+            self._desk.tasks.begin(self._move(received, rest))
         else:
-            self._desk.begin(self._hide(received, min(LONGEST_DEADLINE, math.ceil(rest + _MARGIN))))
+            self._desk.tasks.begin(self._hide(received, min(LONGEST_DEADLINE, math.ceil(rest + _MARGIN))))
             size = len(received.message.body) + 1000
             if rest <= _SOON and size <= self._room and not self._stopped:
                 self._room -= size
-                self._kept[received.handle] = self._desk.loop.call_later(rest, self._due, received, size)
+                self._kept[received.handle] = self._desk.tasks.loop.call_later(rest, self._due, received, size)
 
     def _due(self, received: Received, size: int) -> None:
         self._kept.pop(received.handle, None)
         self._room += size
-        self._desk.begin(self._move(received, 0.0))
+        self._desk.tasks.begin(self._move(received, 0.0))
 
     async def _hide(self, received: Received, seconds: int) -> None:
         try:
@@ -111,7 +110,7 @@ class Mover:
         """Into its queue, or once more to where it waits."""
         changes = {"delay": 0} if rest <= 0 else {}
         try:
-            await self._desk.send([self._desk.parcel(self._place, received.text.changed(**changes), max(0.0, rest))])
+            await send([self._desk.parcel(self._place, received.text.changed(**changes), max(0.0, rest))])
             await self._desk.delete(self._place.name, self._later, received.handle)
         except OnCueError as error:
             _log.debug("a delayed message of queue %r is not moved yet: %s", self._place.name, error)

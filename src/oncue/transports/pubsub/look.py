@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from oncue.core.message import Message
 from oncue.transports.pubsub.codec import Received, decode
-from oncue.transports.pubsub.pulls import pull
+from oncue.transports.pubsub.pulls import FULL, pull
 
 if TYPE_CHECKING:
     from oncue.transports.pubsub.desk import Desk
@@ -32,9 +32,9 @@ async def look(desk: Desk, queue: str, limit: int) -> Sequence[Message]:
     finally:
         if found:
             seconds = 1 if place.fifo else 0
-            back = [desk.begin(desk.change(queue, place.subscription, each.handle, seconds)) for each in found]
+            back = [desk.tasks.begin(desk.change(queue, place.subscription, each.handle, seconds)) for each in found]
             await asyncio.wait(back)
-    found.sort(key=lambda each: each.text.head.at or each.sent * 1000)
+    found.sort(key=lambda each: each.first_sent)
     return [each.message for each in found]
 
 
@@ -44,7 +44,7 @@ async def purge(desk: Desk, queue: str) -> int:
     place = await desk.queues.place(queue)
     dropped = 0
     async for received in _all(desk, place, None):
-        gone = [desk.begin(desk.delete(queue, place.subscription, each.handle)) for each in received]
+        gone = [desk.tasks.begin(desk.delete(queue, place.subscription, each.handle)) for each in received]
         await asyncio.gather(*gone)
         dropped += len(gone)
     return dropped
@@ -53,7 +53,7 @@ async def purge(desk: Desk, queue: str) -> int:
 async def _all(desk: Desk, place: Place, limit: int | None) -> AsyncIterator[Sequence[Received]]:
     count = 0
     while limit is None or count < limit:
-        most = 1000 if limit is None else min(1000, limit - count)
+        most = FULL if limit is None else min(FULL, limit - count)
         received = [decode(each) for each in await pull(desk, place, most, _WAIT)]
         if not received:
             return

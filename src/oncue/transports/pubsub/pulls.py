@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 _SPARE = 1.0
 """Seconds that an answer needs at most; a pull ends so much later than it is to wait. The emulator ends it that much earlier."""
-_SHORTEST = 0.3
+_SHORTEST, _NONE = 0.3, 0.05
+FULL = 1000
+"""Messages that a pull may bring."""
 
 
-def waits(empty: int, address: Address) -> float:
-    """Seconds that a pull waits for a message, when so many before it brought nothing; none for less than 0."""
-    return 0.05 if empty < 0 else float(min(address.wait, _SHORTEST * 2 ** min(empty, 20)))
+def waits(empty: int | None, address: Address) -> float:
+    """Seconds that a pull waits for a message, when so many before it brought nothing; None: while another one waits."""
+    return _NONE if empty is None else float(min(address.wait, _SHORTEST * 2 ** min(empty, 20)))
 
 
 async def pull(desk: Desk, place: Place, most: int, wait: float, subscription: str | None = None) -> Any:

@@ -13,7 +13,10 @@ from oncue.core.message import Message, Send
 from oncue.transports.base import Depth, Features, QueueSpec
 from oncue.transports.checks import check_prefetch, check_spec
 from oncue.transports.examination import Remark
+from oncue.transports.polling.lines import send
+from oncue.transports.polling.subscription import PollingSubscription
 from oncue.transports.pubsub.address import Address, parse
+from oncue.transports.pubsub.codec import Received
 from oncue.transports.pubsub.desk import Desk
 from oncue.transports.pubsub.examination import examine
 from oncue.transports.pubsub.faults import is_forbidden
@@ -21,7 +24,7 @@ from oncue.transports.pubsub.later import Mover
 from oncue.transports.pubsub.look import look, purge
 from oncue.transports.pubsub.monitoring import Monitoring
 from oncue.transports.pubsub.queues import Place
-from oncue.transports.pubsub.subscription import PubSubSubscription
+from oncue.transports.pubsub.subscription import PubSubSource
 
 FEATURES = Features(
     durable=True,
@@ -72,7 +75,7 @@ class PubSubTransport:
             FEATURES, max_body=address.max_body, depth=frozenset({"ready"} if address.counts else ())
         )
         self._monitoring: Monitoring | None = None
-        self._subscriptions: set[PubSubSubscription] = set()
+        self._subscriptions: set[PollingSubscription[Received]] = set()
         self._movers: dict[str, Mover] = {}
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
@@ -95,15 +98,17 @@ class PubSubTransport:
         if sends:
             parcels = await self.desk.parcels(sends)
             self._check_open()
-            await asyncio.shield(self.desk.begin(self.desk.send(parcels)))
+            await asyncio.shield(self.desk.tasks.begin(send(parcels)))
 
     @asynccontextmanager
-    async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator[PubSubSubscription]:
+    async def subscribe(self, queue: str, *, prefetch: int) -> AsyncIterator[PollingSubscription[Received]]:
         self._check_open()
         check_prefetch(prefetch)
         place, spec = await self.desk.queues.get(queue)
         self._check_open()
-        subscription = PubSubSubscription(self.desk, self._check_open, place, spec, prefetch)
+        subscription = PollingSubscription(
+            PubSubSource(self.desk, place, spec), self.desk.tasks, self._check_open, prefetch
+        )
         mover = self._mover(place)
         self._subscriptions.add(subscription)
         try:
@@ -149,19 +154,19 @@ class PubSubTransport:
         mover.users += 1
         return mover
 
-    async def _leave(self, subscription: PubSubSubscription, mover: Mover | None) -> None:
+    async def _leave(self, subscription: PollingSubscription[Received], mover: Mover | None) -> None:
         leaving = [subscription.leave()]
         if mover is not None:
             mover.users -= 1
             if not mover.users:
-                self._movers.pop(subscription.name, None)
+                self._movers.pop(subscription.source.name, None)
                 leaving.append(mover.stop())
 
         async def leave() -> None:
             await asyncio.gather(*leaving)
             self._subscriptions.discard(subscription)
 
-        await asyncio.shield(self.desk.begin(leave()))
+        await asyncio.shield(self.desk.tasks.begin(leave()))
 
     async def _close(self) -> None:
         try:

@@ -63,7 +63,7 @@ class SQSSource:
         now = moment(answer)
         return [Arrival(each, at, each.rest(now), self._is_old(each, now)) for each in found]
 
-    async def parcels(self, sends: Sequence[Send], cause: Received) -> Sequence[Parcel]:
+    async def parcels(self, sends: Sequence[Send], cause: Received, /) -> Sequence[Parcel]:
         return await self._desk.parcels(sends, cause.number)
 
     def anew(self, received: Received, attempts: int, delay: float) -> Parcel | None:
