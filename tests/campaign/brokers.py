@@ -37,6 +37,13 @@ class Broker(Protocol):
     def cut(self, chance: random.Random) -> None: ...  # connections of its clients
 
 
+def _go_silent(broker: Broker, chance: random.Random) -> None:
+    """What is done to a server that cannot be told to cut connections: its clients hear nothing for a while."""
+    broker.freeze()
+    time.sleep(chance.uniform(0.1, 1.0))
+    broker.thaw()
+
+
 class Redis(RedisServer):
     once = True
     quiet = 0.0
@@ -91,10 +98,7 @@ class Kafka(KafkaServer):
         return f"{super().url}&session=6&timeout=5"
 
     def cut(self, chance: random.Random) -> None:
-        """It cannot be told to; its clients hear nothing for a while."""
-        self.freeze()
-        time.sleep(chance.uniform(0.1, 1.0))
-        self.thaw()
+        _go_silent(self, chance)
 
 
 class NATS(NATSServer):
@@ -109,10 +113,7 @@ class NATS(NATSServer):
         return f"{super().url}?timeout=5"
 
     def cut(self, chance: random.Random) -> None:
-        """It cannot be told to; its clients hear nothing for a while."""
-        self.freeze()
-        time.sleep(chance.uniform(0.1, 1.0))
-        self.thaw()
+        _go_silent(self, chance)
 
 
 class PubSub(PubSubServer):

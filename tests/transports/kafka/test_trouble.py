@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from brokers.kafka_server import KafkaServer
-from transports.kafka.support import Proxy, opened, settled_down, taken
+from transports.kafka.support import Wire, opened, settled_down, taken
 from transports.words import receive, send_surely, sends
 
 from oncue.core.errors import (
@@ -183,7 +183,7 @@ async def test_thousands_of_messages_outlive_servers_that_are_killed(mortal: Kaf
 
 
 async def test_a_send_that_is_cut_off_is_repeated_and_stored_once(mortal: KafkaServer) -> None:
-    async with Proxy(mortal) as proxy, opened(f"{proxy.url}&timeout=3") as transport:
+    async with Wire(mortal) as proxy, opened(f"{proxy.url}&timeout=3") as transport:
         await transport.send(*sends(1, first=1000))
         for number in range(30):
             if number % 2:
@@ -197,7 +197,7 @@ async def test_a_send_that_is_cut_off_is_repeated_and_stored_once(mortal: KafkaS
 
 
 async def test_leases_outlive_the_connections_that_they_came_by(mortal: KafkaServer) -> None:
-    async with Proxy(mortal) as proxy, opened(proxy.url, "work", "next") as transport:
+    async with Wire(mortal) as proxy, opened(proxy.url, "work", "next") as transport:
         await transport.send(*sends(3))
         async with transport.subscribe("work", prefetch=3) as subscription:
             leases = [await receive(subscription) for _ in range(3)]
@@ -216,7 +216,7 @@ async def test_leases_outlive_the_connections_that_they_came_by(mortal: KafkaSer
 
 async def test_connections_that_are_dead_without_a_word_are_noticed(mortal: KafkaServer) -> None:
     async with (
-        Proxy(mortal) as proxy,
+        Wire(mortal) as proxy,
         opened(mortal.url, "other") as sender,
         opened(f"{proxy.url}&timeout=1") as transport,
         transport.subscribe("work", prefetch=1) as subscription,
@@ -235,7 +235,7 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing(mortal:
     total = 1000
     moved = asyncio.Semaphore(0)
     async with (
-        Proxy(mortal) as proxy,
+        Wire(mortal) as proxy,
         opened(f"{mortal.url}&session=4", "work", "next", lease=2.0) as observer,
         opened(f"{proxy.url}&timeout=2", "other") as transport,
     ):

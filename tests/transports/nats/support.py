@@ -9,7 +9,7 @@ from typing import Any
 
 import nats
 from nats.js import JetStreamContext
-from transports.redis.support import Proxy
+from transports.proxy import Proxy
 from transports.words import receive
 
 from oncue.core.errors import ConnectionLostError, LeaseLostError

@@ -13,8 +13,8 @@ from uuid import uuid4
 import pytest
 from brokers.pubsub_server import PubSubServer
 from transports import processes
+from transports.proxy import Proxy
 from transports.pubsub import programs
-from transports.redis.support import Proxy
 from transports.sqlite.support import Program
 from transports.words import receive, send_surely, sends
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from pamqp import commands
-from transports.redis.support import Proxy
+from transports.proxy import Proxy
 from transports.words import SOON, receive
 
 from oncue.core.errors import LeaseLostError, QueueNotFoundError

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 from brokers.redis_server import RedisServer
-from transports.redis.support import Proxy, depth, ids_in, opened
+from transports.redis.support import Wire, depth, ids_in, opened
 from transports.words import SOON, receive, send_surely, sends
 
 from oncue.core.errors import (
@@ -216,7 +216,7 @@ async def test_a_frozen_server_is_an_error_in_time_and_no_message_is_lost(server
 @pytest.mark.usefixtures("quick_looks")
 async def test_a_connection_that_is_dead_without_a_word_is_noticed(server: RedisServer) -> None:
     async with (
-        Proxy(server.port) as proxy,
+        Wire(server.port) as proxy,
         opened(server.url) as sender,
         opened(f"{proxy.url}?timeout=1") as transport,
         transport.subscribe("work", prefetch=1) as subscription,
@@ -232,7 +232,7 @@ async def test_a_connection_that_is_dead_without_a_word_is_noticed(server: Redis
 
 async def test_a_send_that_is_cut_off_is_reported_and_its_repetition_has_the_same_id(server: RedisServer) -> None:
     cut = 0
-    async with Proxy(server.port) as proxy, opened(server.url) as observer, opened(proxy.url) as transport:
+    async with Wire(server.port) as proxy, opened(server.url) as observer, opened(proxy.url) as transport:
         for number in range(40):
             if number % 2:
                 proxy.requests = number * 12
@@ -256,7 +256,7 @@ async def test_what_was_claimed_when_the_connection_broke_comes_again_at_once_an
     server: RedisServer,
 ) -> None:
     async with (
-        Proxy(server.port) as proxy,
+        Wire(server.port) as proxy,
         opened(server.url) as observer,
         opened(proxy.url) as transport,
         transport.subscribe("work", prefetch=5) as subscription,
@@ -273,7 +273,7 @@ async def test_what_was_claimed_when_the_connection_broke_comes_again_at_once_an
 
 
 async def test_leases_outlive_the_connection_that_they_came_by(server: RedisServer) -> None:
-    async with Proxy(server.port) as proxy, opened(proxy.url, "work", "next") as transport:
+    async with Wire(server.port) as proxy, opened(proxy.url, "work", "next") as transport:
         await transport.send(*sends(3))
         async with transport.subscribe("work", prefetch=3) as subscription:
             leases = [await receive(subscription) for _ in range(3)]
@@ -340,7 +340,7 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing_and_dou
     chance = random.Random(7)
     total = 1500
     async with (
-        Proxy(server.port) as proxy,
+        Wire(server.port) as proxy,
         opened(server.url, "work", "next", lease=1.0) as observer,
         opened(proxy.url, "work", "next", lease=1.0) as transport,
     ):

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 from brokers.sqs_server import SQSServer
-from transports.redis.support import Proxy
+from transports.proxy import Proxy
 from transports.sqs.support import new_name, opened, settled_down, taken
 from transports.words import receive, send_surely, sends
 
