@@ -42,7 +42,7 @@ def test_the_client_that_is_installed_is_in_the_range_that_is_asked_for() -> Non
 
 def test_the_names_that_are_used_are_there_and_mean_the_same() -> None:
     source = {each: text_of(each) for each in (GroupCoordinator, NoGroupCoordinator, AIOKafkaConsumer)}
-    for name in ("_coordination_task", "_heartbeat_task", "_commit_refresh_task"):
+    for name in ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "generation"):
         assert f"self.{name} = " in source[GroupCoordinator]
     assert "self._reset_committed_task = " in source[NoGroupCoordinator]
     for name in ("_coordinator", "_fetcher", "_client"):

@@ -16,18 +16,17 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, Cons
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What a member had, at which of it there is work, and from which sharing out it had that."""
+    """What a member had, at which of it there is work, and in which generation of the group it got that (as KIP-792 has it)."""
 
     owned: Sequence[int] = ()
     busy: Sequence[int] = ()
-    epoch: int = 0
+    generation: int = -1
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What a member is told beside its partitions: which of them to finish first, and which sharing out this was."""
+    """What a member is told beside its partitions: which of them to finish first."""
 
     over: Sequence[int] = ()
-    epoch: int = 0
 
 
 _encode = msgspec.json.Encoder().encode
@@ -42,7 +41,7 @@ def share(partitions: Iterable[int], claims: Mapping[str, Claim]) -> dict[str, t
     """
     free = set(partitions)
     least, more = divmod(len(free), len(claims))
-    latest = sorted(claims, key=lambda member: (-claims[member].epoch, member))
+    latest = sorted(claims, key=lambda member: (-claims[member].generation, member))
     given: dict[str, list[int]] = {}
     for member in latest:
         given[member] = [each for each in sorted(set(claims[member].busy)) if each in free]
@@ -77,9 +76,8 @@ def make_assignor(claim: Callable[[], Claim], told: Callable[[Told], None]) -> t
             topic = next(iter(members.values())).subscription[0]
             claims = {member: _claim(about.user_data or b"{}") for member, about in members.items()}
             shares = share(cluster.partitions_for_topic(topic) or (), claims)
-            epoch = max(claim.epoch for claim in claims.values()) + 1
             return {
-                member: ConsumerProtocolMemberAssignment(0, [(topic, mine)], _encode(Told(over, epoch)))
+                member: ConsumerProtocolMemberAssignment(0, [(topic, mine)], _encode(Told(over)))
                 for member, (mine, over) in shares.items()
             }
 

@@ -8,22 +8,26 @@ a queue moves them on, one process for each level at a time.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 
 from oncue.core.errors import QueueNotFoundError, TransportError
 from oncue.transports.kafka import private
-from oncue.transports.kafka.codec import Parcel, Received, decode, encode
+from oncue.transports.kafka.codec import Parcel, decode, encode
 from oncue.transports.kafka.faults import TROUBLE
 
 if TYPE_CHECKING:
     from oncue.transports.kafka.desk import Desk
+
+Mark: TypeAlias = tuple[int, Sequence[tuple[str, bytes]]]
 
 TOPIC = "oncue.delayed"
 LEVELS = 33
@@ -58,6 +62,9 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
         self._desk = desk
         self._mover: asyncio.Task[None] | None = None
         self._waiting: dict[TopicPartition, deque[Any]] = {}
+        self._passed: dict[TopicPartition, dict[int, Mark]] = defaultdict(dict)
+        """What was passed on and is not committed, by its offset. It is not passed on again, though it may be read again."""
+        self._done: dict[TopicPartition, int] = {}  # to be committed
         self._moved: dict[int, int] = {}  # up to where each level may be deleted
         self._trim_at = 0.0
         self._moving = asyncio.Lock()
@@ -89,6 +96,7 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, _revoked: Any) -> None:
         async with self._moving:
             self._waiting.clear()
+            self._done.clear()
             self._joined.clear()
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
@@ -126,7 +134,6 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self._trim()
                 except (*TROUBLE, TransportError):
                     await asyncio.sleep(_PAUSE)
-                    await self._start_over(consumer)
         finally:
             self._joined.set()
             with suppress(*TROUBLE, TransportError):
@@ -153,18 +160,30 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _move(self, consumer: AIOKafkaConsumer) -> None:
         now = time.time()
         async with self._moving:
-            done: dict[TopicPartition, int] = {}
-            going = []
+            going = [
+                self._pass_on(place, record)
+                for place, lane in self._waiting.items()
+                for record in itertools.takewhile(lambda record: _goes(record) <= now, lane)
+                if self._passed[place].get(record.offset) != _mark(record)
+            ]
+            results = await asyncio.gather(*going, return_exceptions=True)
             for place, lane in self._waiting.items():
-                while lane and _goes(lane[0]) <= now:
-                    record = lane.popleft()
-                    done[place] = record.offset + 1
-                    going.append(self._pass_on(decode(record)))
-            if going:
-                await asyncio.gather(*going)
-                async with asyncio.timeout(self._desk.address.timeout):
-                    await consumer.commit(done)
-                self._moved |= {place.partition: offset for place, offset in done.items()}
+                while lane and self._passed[place].get(lane[0].offset) == _mark(lane[0]):
+                    self._done[place] = lane.popleft().offset + 1
+            await self._commit(consumer)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _commit(self, consumer: AIOKafkaConsumer) -> None:
+        done = dict(self._done)
+        if done:
+            async with asyncio.timeout(self._desk.address.timeout):
+                await consumer.commit(done)
+            self._done.clear()
+            for place, end in done.items():
+                self._passed[place] = {offset: mark for offset, mark in self._passed[place].items() if offset >= end}
+            self._moved |= {place.partition: end for place, end in done.items()}
 
     async def _trim(self) -> None:
         if self._moved and time.monotonic() >= self._trim_at:
@@ -177,30 +196,26 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._desk.cluster.drop(TOPIC, moved)
             self._moved = {level: offset for level, offset in self._moved.items() if offset > moved.get(level, 0)}
 
-    async def _start_over(self, consumer: AIOKafkaConsumer) -> None:
-        """What was taken and not passed on is read again."""
-        async with self._moving:
-            for place, lane in self._waiting.items():
-                lane.clear()
-                with suppress(*TROUBLE):
-                    offset = await consumer.committed(place)
-                    consumer.seek(place, offset or 0)
-
-    async def _pass_on(self, received: Received) -> None:
-        message, state = received
+    async def _pass_on(self, place: TopicPartition, record: Any) -> None:
+        message, state = decode(record)
         due = {"queue": state.queue, "incarnation": state.incarnation, "due": state.due}
         counts = {"attempts": state.attempts, "lost": state.lost}
         if state.due > time.time():
             await self._desk.stored(await self._desk.wait_on(encode(message, **due, **counts), state.due))
-            return
-        try:
-            record = self._desk.registry.records.get(state.queue) or await self._desk.find(state.queue)
-            if record.incarnation == state.incarnation:
-                parcel: Parcel = encode(message, **counts)
-                await self._desk.stored(await self._desk.put(record, parcel))
-        except QueueNotFoundError:
-            return  # it was deleted, with all that was in it
+        else:
+            # a queue that was deleted takes all that was in it along
+            with suppress(QueueNotFoundError):
+                queue = self._desk.registry.records.get(state.queue) or await self._desk.find(state.queue)
+                if queue.incarnation == state.incarnation:
+                    parcel: Parcel = encode(message, **counts)
+                    await self._desk.stored(await self._desk.put(queue, parcel))
+        self._passed[place][record.offset] = _mark(record)
 
 
 def _goes(record: Any) -> float:
     return until(record.partition, record.timestamp / 1000, decode(record).state.due)
+
+
+def _mark(record: Any) -> Mark:
+    """What tells this record from one that has the same offset in a topic that was made anew."""
+    return record.timestamp, tuple(record.headers)

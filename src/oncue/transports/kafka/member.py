@@ -61,7 +61,7 @@ class Member:
         self.silent = False  # between two generations of the group nothing can be committed
         self.committing = asyncio.Lock()
         self.over: Sequence[int] = ()
-        self._epoch = 0
+        self._generation = -1  # of the group, when it got its partitions
         self.ending = False
         self.ended = False
         self.joined = asyncio.Event()
@@ -297,10 +297,10 @@ class Member:
 
     def _claim(self) -> Claim:
         busy = [each.partition for each in self.ledgers.values() if each.held]
-        return Claim(list(self.ledgers), busy, self._epoch)
+        return Claim(list(self.ledgers), busy, self._generation)
 
     def _told(self, told: Told) -> None:
-        self.over, self._epoch = told.over, told.epoch
+        self.over, self._generation = told.over, private.generation(self.consumer)
 
     # Inside
 

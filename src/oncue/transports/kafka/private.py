@@ -52,6 +52,11 @@ def join_again(consumer: AIOKafkaConsumer) -> None:
     consumer._coordinator.request_rejoin()  # noqa: SLF001
 
 
+def generation(consumer: AIOKafkaConsumer) -> int:
+    """How often the group has shared out its partitions, up to the time this member was last there."""
+    return int(consumer._coordinator.generation)  # noqa: SLF001
+
+
 def is_broken(consumer: AIOKafkaConsumer) -> bool:
     """Whether it has given up being a member of its group."""
     return bool(consumer._coordinator._coordination_task.done())  # noqa: SLF001
