@@ -28,6 +28,7 @@ from oncue.core.errors import (
     QueueNotFoundError,
     ThrottledError,
 )
+from oncue.transports.base import QueueSpec
 from oncue.transports.pubsub import calls, open_pubsub, wire
 
 Answer = Callable[[Any], Any]
@@ -205,4 +206,28 @@ async def test_a_pull_without_an_answer_is_no_error_while_the_service_answers() 
             assert lease.message.id == "1"
             await lease.ack()
         assert len(found.asked["Pull"]) >= 3
+        await transport.close()
+
+
+async def test_a_message_that_somebody_else_has_by_now_is_not_handed_out() -> None:
+    async with service() as (found, url):
+        pulled = wire.PullResponse()
+        for number in range(2):
+            pulled.received_messages.add(ack_id=f"handle-{number}").message.message_id = str(number)
+        found.answers["Pull"] = [with_(pulled), with_(wire.PullResponse())]
+        refused = says(grpc.StatusCode.INVALID_ARGUMENT, ids={"handle-1": "PERMANENT_FAILURE_INVALID_ACK_ID"})
+        found.answers["ModifyAckDeadline"] = [refused, with_(Empty())]
+        found.answers["Acknowledge"] = [with_(Empty())]
+        transport = await open_pubsub(url)
+        await transport.declare(QueueSpec(name="work", lease=20))  # shorter than the deadline there, which is changed
+        async with transport.subscribe("work", prefetch=2) as subscription:
+            lease = await receive(subscription)
+            assert lease.message.id == "0"
+            async with asyncio.timeout(5):
+                while not found.asked["ModifyAckDeadline"]:
+                    await asyncio.sleep(0.01)
+            await lease.ack()  # which is answered later
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await subscription.receive()
         await transport.close()

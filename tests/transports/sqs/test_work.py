@@ -191,6 +191,23 @@ async def test_a_message_in_a_fifo_queue_that_is_refused_keeps_its_place(url: st
         assert order[0] == ("0", 2)
 
 
+async def test_a_delayed_message_in_a_fifo_queue_holds_up_those_of_its_group(url: str) -> None:
+    async with opened(url, fifo=True) as (transport, queue):
+        texts = [("1", "k", 2.0), ("2", "k", 0.0), ("3", "other", 0.0)]
+        sent = asyncio.get_running_loop().time()
+        await transport.send(*(Send(queue, Message(b"", id, key=key), delay) for id, key, delay in texts))
+        async with transport.subscribe(queue, prefetch=3) as subscription:
+            order = []
+            for _ in texts:
+                lease = await receive(subscription)
+                order.append(lease.message.id)
+                if lease.message.id == "1":
+                    assert asyncio.get_running_loop().time() - sent >= 1.99
+                    assert lease.attempt <= 2, "the first time it was not due, and the second perhaps"
+                await lease.ack()
+        assert order == ["3", "1", "2"]
+
+
 async def test_a_fifo_queue_delays_and_holds_for_twelve_hours_at_most(url: str) -> None:
     async with opened(url, fifo=True) as (transport, queue):
         with pytest.raises(InvalidValueError, match="FIFO"):

@@ -1,4 +1,6 @@
-"""What transports share whose service is asked for messages and keeps for a time what it hands out, such as SQS and Pub/Sub.
+"""What transports share whose service is polled: asked for messages by requests, it hides for a time what it hands out.
 
-Nothing is held open between the two: each message is taken, extended and deleted by requests, of which many fit into one.
+`source` is what a service has to say of itself, and how it is asked. `subscription` asks for messages and hands them out, `lease` is
+one that was handed out, `lines` gathers entries into calls that take many, and sends. `look` shows or drops what is ready, `places`
+remembers where queues are, and `tasks` owns what is under way.
 """

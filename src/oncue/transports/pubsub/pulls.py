@@ -42,7 +42,6 @@ async def pull(desk: Desk, place: Place, most: int, wait: float, subscription: s
         if not is_late(error):
             raise
         if desk.calls.is_silent:
-            desk.queues.forget(place.name)
-            await desk.queues.place(place.name)
+            await desk.queues.look_up(place.name)
         return ()
     return answer.received_messages

@@ -5,10 +5,8 @@ A subscription without such labels was made by somebody else and is used as it i
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-from asyncio import Future
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -17,14 +15,13 @@ from oncue.core.errors import (
     AccessDeniedError,
     IncompatibleStoreError,
     InvalidValueError,
-    OnCueError,
     QueueMismatchError,
     QueueNotFoundError,
     TransportError,
-    again,
 )
 from oncue.transports.base import QueueSpec
 from oncue.transports.checks import check_equal
+from oncue.transports.polling.places import Places
 from oncue.transports.pubsub import calls, labels, wire
 from oncue.transports.pubsub.calls import Calls
 from oncue.transports.pubsub.faults import is_there
@@ -58,14 +55,16 @@ class Place(NamedTuple):
 
 
 class Queues:
-    """Asks over `calls`, and remembers where queues are until one is not there any more."""
+    """Asks over `calls`, and remembers where queues are: `place`, or `look_up` to ask anew, raise `QueueNotFoundError`."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._root = f"projects/{calls.address.project}"
-        self._places: dict[str, Place] = {}
+        self._places = Places(self._find)
+        self.place = self._places.get
+        self.look_up = self._places.look_up
+        self.forget = self._places.forget
         self._asked: dict[str, QueueSpec] = {}
-        self._finding: dict[str, Future[Place | None]] = {}
         self._kept = LONGEST_RETENTION
 
     def topic(self, name: str) -> str:
@@ -74,33 +73,6 @@ class Queues:
     def subscription(self, name: str) -> str:
         return f"{self._root}/subscriptions/{name}"
 
-    async def place(self, name: str) -> Place:
-        """Raise `QueueNotFoundError` if there is none."""
-        known = self._places.get(name)
-        if known is not None:
-            return known
-        finding = self._finding.get(name)
-        if finding is None:
-            finding = self._finding[name] = asyncio.ensure_future(self._find(name))
-            finding.add_done_callback(lambda done: self._found(name, done))
-        try:
-            found = await asyncio.shield(finding)
-        except OnCueError as error:
-            raise again(error) from error.__cause__
-        if found is None:
-            raise QueueNotFoundError(name)
-        self._places[name] = found
-        return found
-
-    def _found(self, name: str, done: Future[Place | None]) -> None:
-        self._finding.pop(name, None)
-        if not done.cancelled():
-            done.exception()  # whoever asked was told, or is gone
-
-    def forget(self, name: str) -> None:
-        """It may be somewhere else, or nowhere."""
-        self._places.pop(name, None)
-
     async def get(self, name: str) -> tuple[Place, QueueSpec]:
         """As it was declared, by whomever; one that others made has the lease that was asked for here, or its own."""
         there = await self._subscription(name)
@@ -108,7 +80,7 @@ class Queues:
         if there is None or place is None:
             self.forget(name)
             raise QueueNotFoundError(name)
-        self._places[name] = place
+        self._places.know(name, place)
         if labels.is_declared(there.labels):
             return place, labels.spec(name, there.labels, fifo=place.fifo)
         return place, self._asked.get(name) or QueueSpec(name=name, lease=float(place.deadline), fifo=place.fifo)

@@ -122,8 +122,7 @@ class PubSubTransport:
 
     async def depth(self, queue: str) -> Depth:
         self._check_open()
-        self.desk.queues.forget(queue)
-        place = await self.desk.queues.place(queue)
+        place = await self.desk.queues.look_up(queue)
         if not self.desk.address.counts:
             return Depth(None, None, None)
         if self._monitoring is None:

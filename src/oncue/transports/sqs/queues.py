@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import math
-from asyncio import Future
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -18,14 +17,13 @@ from oncue.core.errors import (
     AccessDeniedError,
     IncompatibleStoreError,
     InvalidValueError,
-    OnCueError,
     QueueMismatchError,
     QueueNotFoundError,
     TransportError,
-    again,
 )
 from oncue.transports.base import QueueSpec
 from oncue.transports.checks import check_equal
+from oncue.transports.polling.places import Places
 from oncue.transports.sqs.address import LONGEST
 from oncue.transports.sqs.calls import Calls
 from oncue.transports.sqs.clock import BLIND
@@ -61,49 +59,23 @@ class Place(NamedTuple):
 
 
 class Queues:
-    """Asks over `calls`, and remembers where queues are until one is not there any more."""
+    """Asks over `calls`, and remembers where queues are: `place`, or `look_up` to ask anew, raise `QueueNotFoundError`."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._account: dict[str, Any] = (
             {"QueueOwnerAWSAccountId": calls.address.account} if calls.address.account else {}
         )
-        self._places: dict[str, Place] = {}
+        self._places = Places(self._find)
+        self.place = self._places.get
+        self.look_up = self._places.look_up
+        self.forget = self._places.forget
         self._asked: dict[str, QueueSpec] = {}
-        self._finding: dict[str, Future[Place | None]] = {}
         self._redriven: set[str] = set()  # queues that have a redrive policy
-
-    async def place(self, name: str) -> Place:
-        """Raise `QueueNotFoundError` if there is none."""
-        known = self._places.get(name)
-        if known is not None:
-            return known
-        finding = self._finding.get(name)
-        if finding is None:
-            finding = self._finding[name] = asyncio.ensure_future(self._find(name))
-            finding.add_done_callback(lambda done: self._found(name, done))
-        try:
-            found = await asyncio.shield(finding)
-        except OnCueError as error:
-            raise again(error) from error.__cause__
-        if found is None:
-            raise QueueNotFoundError(name)
-        self._places[name] = found
-        return found
-
-    def _found(self, name: str, done: Future[Place | None]) -> None:
-        self._finding.pop(name, None)
-        if not done.cancelled():
-            done.exception()  # whoever asked was told, or is gone
-
-    def forget(self, name: str) -> None:
-        """It may be somewhere else, or nowhere."""
-        self._places.pop(name, None)
 
     async def get(self, name: str) -> tuple[Place, QueueSpec]:
         """As it was declared, by whomever; one that others made has the lease that was asked for here, or its own."""
-        self.forget(name)
-        place = await self.place(name)
+        place = await self.look_up(name)
         tags = await self._tags(place)
         if _NAME in tags:
             return place, _spec(place, tags)
@@ -119,7 +91,7 @@ class Queues:
         have = await self._find(spec.name)
         if have is None:
             have = await self._make(spec)
-        self._places[spec.name] = have
+        self._places.know(spec.name, have)
         tags = await self._tags(have)
         if _NAME in tags:
             check_equal(_spec(have, tags), spec)

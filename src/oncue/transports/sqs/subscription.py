@@ -96,8 +96,7 @@ class SQSSource:
         except ConnectionLostError as error:
             if not isinstance(error.__cause__, TimeoutError):
                 raise
-            desk.queues.forget(self.name)  # some servers never answer who waits for a queue that is deleted
-            await desk.queues.place(self.name)
+            await desk.queues.look_up(self.name)  # some servers never answer who waits for a queue that is deleted
             return {}
 
     def _is_old(self, received: Received, now: int | None) -> bool:
