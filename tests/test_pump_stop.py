@@ -459,7 +459,7 @@ async def test_what_a_cancelled_task_dies_of_is_logged_unless_all_receivers_get_
 async def test_a_place_that_was_given_to_somebody_cancelled_goes_to_the_next() -> None:
     room = Room(1)
     await room.enter()
-    given, cancelled, other = (asyncio.create_task(room.enter()) for _ in range(3))
+    other, cancelled, given = (asyncio.create_task(room.enter()) for _ in range(3))  # the last one comes first
     await asyncio.sleep(0)
     cancelled.cancel()
     await asyncio.wait([cancelled])

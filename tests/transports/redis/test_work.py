@@ -255,3 +255,30 @@ async def _ask_and_give_up(subscription: Subscription) -> None:
     await asyncio.sleep(0.02)
     asking.cancel()
     await asyncio.wait([asking])
+
+
+async def test_of_many_full_queues_only_so_much_is_fetched_as_is_worked_on_soon(server: RedisServer) -> None:
+    queues, jobs, hands = [f"work{number}" for number in range(20)], 800, 200
+    count = "local n = 0 for _, key in ipairs(KEYS) do n = n + redis.call('ZCARD', key) end return n"
+    keys = [f"{{oncue}}:{queue}:l" for queue in queues]
+    leased, order = [], []
+
+    async def work(subscription: Subscription, queue: str) -> None:
+        for _ in range(jobs // hands):
+            lease = await receive(subscription)
+            order.append(queue)
+            if len(order) % 100 == 0:
+                leased.append(int(server.command("EVAL", count, len(keys), *keys).strip(b":\r\n")))
+            await lease.ack()
+
+    async with opened(server.url, *queues) as transport, AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        for queue in queues:
+            await transport.send(*(Send(queue, Message(b"", str(number))) for number in range(jobs)))
+        subscriptions = [
+            await stack.enter_async_context(transport.subscribe(queue, prefetch=hands)) for queue in queues
+        ]
+        for queue, subscription in zip(queues, subscriptions, strict=True):
+            for _ in range(hands):
+                group.create_task(work(subscription, queue))
+    assert max(leased) < 2000, leased  # of the 4000 that there is room for
+    assert {*order[: len(order) // 2]} == {*queues}  # each has had its turn before any has had two

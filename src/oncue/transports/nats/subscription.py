@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from asyncio import CancelledError, Future, Handle, Task, TimerHandle
+from asyncio import Future, Handle, Task, TimerHandle
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -30,6 +29,7 @@ from oncue.transports.nats.mover import Mover
 from oncue.transports.nats.place import Place
 from oncue.transports.nats.publisher import Publisher
 from oncue.transports.nats.queues import Queues
+from oncue.transports.receivers import Receivers
 
 _log = logging.getLogger("oncue.transports.nats")
 
@@ -71,7 +71,7 @@ class NATSSubscription:
         self._intake.on_forgotten = self._forget
         self._mover = Mover(queues, publisher, self._place) if place.mover else None
         self._stale = place.spec.lease / 2
-        self._waiters: deque[Future[None]] = deque()
+        self._receivers = Receivers(lambda: min(len(self._buffer), self._prefetch - self._held))
         self._buffer: deque[NATSLease] = deque()
         self._leases: dict[NATSLease, None] = {}  # whatever is not settled
         self._taken = 0  # of those, held or in the buffer
@@ -116,7 +116,7 @@ class NATSSubscription:
             if not self._active:
                 self._active = True
                 self._aim()
-            await self._wait()
+            await self._receivers.wait()
 
     def resize(self, prefetch: int) -> None:
         self._prefetch = check_prefetch(prefetch)
@@ -124,7 +124,7 @@ class NATSSubscription:
             while self._buffer and self._taken > prefetch:
                 self._return(self._buffer.pop())
             self._aim()
-            self._wake()
+            self._receivers.wake()
 
     async def leave(self) -> None:
         """Release what is not settled; may be called twice, and goes on when it is cancelled."""
@@ -217,7 +217,7 @@ class NATSSubscription:
             self._buffer.append(lease)
             if self._careful is not None:
                 self._feel_the_way(lease)
-            self._wake()
+            self._receivers.wake()
             if self._tidy is None:
                 self._tidy = self.loop.call_at(lease.arrived + self._stale, self._on_tidy)
         if not self._intake.asked:
@@ -241,10 +241,7 @@ class NATSSubscription:
         if isinstance(error, QueueNotFoundError):
             self._active = False
             self._forget()
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(again(error))
+        self._receivers.fail(lambda: again(error))
 
     def _aim(self) -> None:
         """Ask for as many as there is room for, but not for each one alone."""
@@ -315,7 +312,7 @@ class NATSSubscription:
                 self._resume = self.loop.call_soon(self._take_one_more)
         self._aim()
         if self._buffer:
-            self._wake()
+            self._receivers.wake()
 
     def _return(self, lease: NATSLease) -> None:
         """Give back what nobody has seen."""
@@ -408,10 +405,7 @@ class NATSSubscription:
         for handle in (self._lapse, self._tidy, self._keep, self._resume):
             if handle is not None:
                 handle.cancel()
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(TransportClosedError())
+        self._receivers.fail(TransportClosedError)
         await self._intake.stop()
         if self._mover is not None:
             await self._mover.stop()
@@ -423,23 +417,3 @@ class NATSSubscription:
             self._settled = self.loop.create_future()
             await self._settled
         await asyncio.gather(*self._asking, return_exceptions=True)
-
-    async def _wait(self) -> None:
-        waiter: Future[None] = self.loop.create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        except CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._wake()  # it was this one's turn; somebody else's now
-            with suppress(ValueError):
-                self._waiters.remove(waiter)
-            raise
-
-    def _wake(self) -> None:
-        count = min(len(self._buffer), self._prefetch - self._held)
-        while self._waiters and count > 0:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                count -= 1

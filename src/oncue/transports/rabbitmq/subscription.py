@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from asyncio import CancelledError, Future, Handle, TimerHandle
+from asyncio import Future, Handle, TimerHandle
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from oncue.core.errors import TransportClosedError, TransportError, again
@@ -17,6 +16,7 @@ from oncue.transports.rabbitmq.amqp import Delivery
 from oncue.transports.rabbitmq.codec import decode
 from oncue.transports.rabbitmq.intake import Intake
 from oncue.transports.rabbitmq.lease import RabbitMQLease, Stage
+from oncue.transports.receivers import Receivers
 
 if TYPE_CHECKING:
     from oncue.transports.rabbitmq.desk import Desk
@@ -41,7 +41,7 @@ class RabbitMQSubscription:
         self._prefetch = check_prefetch(prefetch)
         self._intake = Intake(desk.consuming, spec.name, self._arrived, self._adjusted, self._ended)
         self._stale = min(spec.lease, desk.address.longest_hold) / 2
-        self._waiters: deque[Future[None]] = deque()
+        self._receivers = Receivers(lambda: min(len(self._buffer), self._prefetch - self._held))
         self._buffer: deque[RabbitMQLease] = deque()
         self._leases: dict[RabbitMQLease, None] = {}  # whatever the server takes for ours
         self._returns: list[RabbitMQLease] = []  # what is to go back when nothing of it can come to us
@@ -71,14 +71,14 @@ class RabbitMQSubscription:
             if not self._active:
                 self._active = True
                 self._aim()
-            await self._wait()
+            await self._receivers.wait()
 
     def resize(self, prefetch: int) -> None:
         self._prefetch = check_prefetch(prefetch)
         if not self._left:
             self._aim()
             self._trim()
-            self._wake()
+            self._receivers.wake()
 
     async def leave(self) -> None:
         """Release what is not settled; may be called twice, and goes on when it is cancelled."""
@@ -148,7 +148,7 @@ class RabbitMQSubscription:
             if self._careful is not None:
                 self._feel_the_way(lease)
             self._trim()
-            self._wake()
+            self._receivers.wake()
             if self._tidy is None:
                 self._tidy = self.loop.call_later(self._stale, self._on_tidy)
 
@@ -168,7 +168,7 @@ class RabbitMQSubscription:
         self._held = self._suspects = 0
         self._go_on()
         self._active = False
-        self._fail(error)
+        self._receivers.fail(lambda: again(error))
         self._look_settled()
 
     # Suspects
@@ -225,7 +225,7 @@ class RabbitMQSubscription:
             self._held -= 1
             self._gone(lease)
         self._look_settled()
-        self._wake()
+        self._receivers.wake()
         return True
 
     def _gone(self, lease: RabbitMQLease) -> None:
@@ -282,7 +282,7 @@ class RabbitMQSubscription:
         for handle in (self._resume, self._lapse, self._tidy):
             if handle is not None:
                 handle.cancel()
-        self._fail(TransportClosedError())
+        self._receivers.fail(TransportClosedError)
         await self._intake.stop()
         now = self.loop.time()
         self._buffer.clear()
@@ -299,29 +299,3 @@ class RabbitMQSubscription:
     def _look_settled(self) -> None:
         if not self._leases and self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
-
-    async def _wait(self) -> None:
-        waiter: Future[None] = self.loop.create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        except CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._wake()  # it was this one's turn; somebody else's now
-            with suppress(ValueError):
-                self._waiters.remove(waiter)
-            raise
-
-    def _wake(self) -> None:
-        count = min(len(self._buffer), self._prefetch - self._held)
-        while self._waiters and count > 0:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                count -= 1
-
-    def _fail(self, error: TransportError) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(again(error))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
-from asyncio import CancelledError, Future, TimerHandle
+from asyncio import Future, TimerHandle
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from oncue.core.errors import (
 )
 from oncue.core.message import Message, Send
 from oncue.transports.checks import check_prefetch
+from oncue.transports.receivers import Receivers
 from oncue.transports.redis.codec import decode
 from oncue.transports.redis.turn import Claim, Kind, Settle, microseconds, parcels_of
 
@@ -137,10 +137,11 @@ class RedisSubscription:
         self.lease = lease
         self._check_transport = check_open
         self._prefetch = check_prefetch(prefetch)
-        self._waiters: deque[Future[None]] = deque()
+        self._receivers = Receivers(lambda: len(self._buffer))
         self._buffer: deque[RedisLease] = deque()
         self._granted: dict[RedisLease, None] = {}
         self._load = 0
+        self.found = prefetch  # messages, by the last claim, or perhaps by the first
         self._suspects = 0
         self._active = False
         self._waiting_there = False
@@ -164,7 +165,7 @@ class RedisSubscription:
                     self._want()
                 return lease
             self._want()
-            await self._wait()
+            await self._receivers.wait()
 
     def resize(self, prefetch: int) -> None:
         self._prefetch = check_prefetch(prefetch)
@@ -218,7 +219,7 @@ class RedisSubscription:
         """What to ask for, when `gone` of its leases are about to be settled."""
         room = self._prefetch - len(self._granted) + gone
         size = LOAD - self._load
-        if size <= 0 and self._waiters and not self._buffer:
+        if size <= 0 and self._receivers and not self._buffer:
             room, size = min(room, 1), 1
         if (
             not self._active
@@ -252,9 +253,10 @@ class RedisSubscription:
             assert isinstance(payload, bytes)
             member = f"{entry.decode()}:{claim.token}"
             self._grant(RedisLease(self, decode(payload), member, began + self.lease))
-        self._waiting_there = len(answer) // 2 - 1 < claim.most and not left
+        self.found = len(answer) // 2 - 1
+        self._waiting_there = self.found < claim.most and not left
         self._look_in(_SLOWEST_LOOK * random.uniform(0.8, 1.0) if due < 0 else min(due / 1e6 + 0.001, _SLOWEST_LOOK))
-        self._wake()
+        self._receivers.wake()
         self._tidy_later()
         self._want()
         self._calm()
@@ -280,7 +282,7 @@ class RedisSubscription:
         """There is news in the queue, which this one was told `first` of, or only heard of; `due` says when there will be."""
         if first:
             self._waiting_there = False
-            if self._waiters:
+            if self._receivers:
                 self._want()
             else:  # nobody asks at the moment; the next `receive` looks again
                 self._active = False
@@ -299,10 +301,7 @@ class RedisSubscription:
 
     def fail(self, error: TransportError) -> None:
         """Wake all who wait with `error`."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(again(error))
+        self._receivers.fail(lambda: again(error))
 
     # Inside
 
@@ -344,7 +343,7 @@ class RedisSubscription:
             return
         if len(self._granted) < self._prefetch:
             self.desk.want(self)
-        elif self._waiters and self._granted and self._lapse is None:
+        elif self._granted and self._lapse is None:
             first = min(lease.until for lease in self._granted)
             self._lapse = self.desk.loop.call_at(first + 0.001, self._on_lapse)
 
@@ -368,7 +367,7 @@ class RedisSubscription:
         """See by oneself: leases of others may be over."""
         self._look = None
         self._waiting_there = False
-        if self._waiters or self._buffer:
+        if self._receivers or self._buffer:
             self._want()
         else:
             self._active = False  # nobody asks; the next `receive` looks again
@@ -385,28 +384,6 @@ class RedisSubscription:
             self._active = False
             self._return(self._buffer.popleft())
         self._tidy_later()
-
-    async def _wait(self) -> None:
-        waiter: Future[None] = self.desk.loop.create_future()
-        self._waiters.append(waiter)
-        self._wake()
-        self._want()
-        try:
-            await waiter
-        except CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._wake()  # it was this one's turn; somebody else's now
-            with suppress(ValueError):
-                self._waiters.remove(waiter)
-            raise
-
-    def _wake(self) -> None:
-        count = len(self._buffer)
-        while self._waiters and count > 0:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                count -= 1
 
     def _calm(self) -> None:
         if self._quiet is not None and not self._quiet.done():
