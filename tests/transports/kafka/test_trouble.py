@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 from brokers.kafka_server import KafkaServer
+from transports.flow import flow
 from transports.kafka.support import Wire, opened, settled_down, taken
 from transports.words import receive, send_surely, sends
 
@@ -19,7 +20,7 @@ from oncue.core.errors import (
     TransportError,
 )
 from oncue.core.message import Message, Send
-from oncue.transports.base import QueueSpec, Subscription, Transport
+from oncue.transports.base import QueueSpec, Subscription
 from oncue.transports.kafka import open_kafka
 from oncue.transports.kafka.lease import KafkaLease
 
@@ -139,44 +140,16 @@ async def acknowledged(ack: object) -> None:
 
 @pytest.mark.timeout(120)
 async def test_thousands_of_messages_outlive_servers_that_are_killed(mortal: KafkaServer) -> None:
-    total, seen = 6000, Counter[str]()
-    restarts = [total // 3, total // 2]
-    everything = asyncio.Event()
-
-    async def publish(transport: Transport, numbers: range) -> None:
-        for number in numbers:
-            await send_surely(transport, *sends(1, first=number))
-
-    async def consume(subscription: Subscription) -> None:
-        while True:
-            try:
-                lease = await subscription.receive()
-                seen[lease.message.id] += 1
-                await lease.ack()
-            except LeaseLostError:
-                continue
-            except ConnectionLostError:
-                await asyncio.sleep(0.01)
-            if len(seen) == total:
-                everything.set()
-
     url = f"{mortal.url}&session=4"
-    async with opened(url, lease=5.0) as sender, opened(url, "other", lease=5.0) as transport:
-        async with transport.subscribe("work", prefetch=50) as subscription:
-            tasks = [asyncio.create_task(publish(sender, range(first, total, 100))) for first in range(100)]
-            tasks += [asyncio.create_task(consume(subscription)) for _ in range(50)]
-            for count in restarts:
-                while len(seen) < count:
-                    await asyncio.sleep(0.005)
-                await asyncio.to_thread(mortal.restart)
-            async with asyncio.timeout(40):
-                await everything.wait()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        assert len(seen) == total
-        # What is seen twice was under way when the server went away: sent twice, or acknowledged without an answer.
-        assert seen.total() - total <= 2 * (100 + 50 + 50) * len(restarts)
+    async with (
+        opened(url, lease=5.0) as sender,
+        opened(url, "other", lease=5.0) as transport,
+        transport.subscribe("work", prefetch=50) as subscription,
+    ):
+        seen = await flow(sender, subscription, 6000, {2000: mortal.restart, 3000: mortal.restart})
+    assert len(seen) == 6000
+    # What is seen twice was under way when the server went away: sent twice, or acknowledged without an answer.
+    assert seen.total() - len(seen) <= 2 * (100 + 50 + 50) * 2
 
 
 # Connections

@@ -8,10 +8,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from brokers.nats_server import NATSServer
+from transports.flow import end, flow, hop, kill_and_start
 from transports.nats.support import Wire, depth, opened, other_program, prefix_of, settled_down, surely, taken
 from transports.words import receive, send_surely, sends
 
@@ -24,7 +26,7 @@ from oncue.core.errors import (
     StorageFullError,
 )
 from oncue.core.message import Message, Send
-from oncue.transports.base import QueueSpec, Subscription, Transport
+from oncue.transports.base import QueueSpec
 from oncue.transports.nats import open_nats
 
 SECRET = "hunter2"
@@ -287,47 +289,19 @@ async def test_leases_outlive_the_connection(url: str) -> None:
 
 @pytest.mark.parametrize("how", ["restart", "kill"])
 async def test_messages_of_a_hundred_publishers_outlive_restarts(mortal: NATSServer, mortal_url: str, how: str) -> None:
-    total, seen = 10_000, Counter[str]()
     url = f"{mortal_url}&timeout=3"  # a server that was killed may not know, nor answer, what acknowledges its last deliveries
-    everything = asyncio.Event()
-
-    async def publish(transport: Transport, numbers: range) -> None:
-        for number in numbers:
-            await send_surely(transport, *sends(1, first=number))
-            await asyncio.sleep(0)
-
-    async def consume(subscription: Subscription) -> None:
-        while True:
-            lease = await receive(subscription, 60)
-            seen[lease.message.id] += 1
-            with suppress(LeaseLostError):
-                await surely(lease.ack)
-            if len(seen) == total:
-                everything.set()
-
+    trouble = mortal.restart if how == "restart" else partial(kill_and_start, mortal)
     async with (
         opened(url) as sender,
         opened(url) as transport,
         transport.subscribe("work", prefetch=50) as subscription,
     ):
-        tasks = [asyncio.create_task(publish(sender, range(first, total, 100))) for first in range(100)]
-        tasks += [asyncio.create_task(consume(subscription)) for _ in range(50)]
-        for count in (total // 3, total // 2):
-            while len(seen) < count:
-                await asyncio.sleep(0.005)
-            if how == "kill":
-                await asyncio.to_thread(mortal.kill)
-                await asyncio.to_thread(mortal.start)
-            else:
-                await asyncio.to_thread(mortal.restart)
-        async with asyncio.timeout(40):
-            await everything.wait()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert len(seen) == total
-        # What is seen twice was held, or fetched ahead, when the server went away; nothing is stored twice.
-        assert seen.total() - total <= 2 * (50 + 50)
+        seen = await flow(
+            sender, subscription, 10_000, {3_333: trouble, 5_000: trouble}, settle=lambda lease: surely(lease.ack)
+        )
+    assert len(seen) == 10_000
+    # What is seen twice was held, or fetched ahead, when the server went away; nothing is stored twice.
+    assert seen.total() - len(seen) <= 2 * (50 + 50)
 
 
 async def test_cancelled_calls_and_cut_connections_together_lose_nothing(url: str) -> None:
@@ -340,30 +314,14 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing(url: st
     ):
         await observer.send(*sends(total))
 
-        async def hop(subscription: Subscription) -> None:
-            with suppress(ConnectionLostError, LeaseLostError):
-                lease = await subscription.receive()
-                await lease.ack(Send("next", lease.message))
-
-        async def work(subscription: Subscription) -> None:
-            while True:
-                task = asyncio.ensure_future(hop(subscription))
-                if chance.random() < 0.3:
-                    for _ in range(chance.randint(0, 5)):
-                        await asyncio.sleep(0)
-                    task.cancel()
-                await asyncio.wait([task])
-                await asyncio.sleep(0.001)
-
         async with transport.subscribe("work", prefetch=20) as subscription:
-            tasks = [asyncio.create_task(work(subscription)) for _ in range(20)]
+            moves = (hop(subscription, "next", lambda: chance.choice((None, None, 0.0, 0.001))) for _ in range(20))
+            tasks = [*map(asyncio.create_task, moves)]
             for _ in range(6):
                 await asyncio.sleep(chance.uniform(0.02, 0.1))
                 wire.cut()
             await settled_down(observer, "work")
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
         assert set(await taken(observer, "next")) == {str(number) for number in range(total)}
 
 

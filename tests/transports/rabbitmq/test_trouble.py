@@ -7,10 +7,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from brokers.rabbitmq_server import RabbitMQServer, path_of
+from transports.flow import end, flow, hop, kill_and_start
 from transports.rabbitmq.support import Wire, opened, settled_down, taken
 from transports.words import SOON, receive, send_surely, sends
 
@@ -19,11 +21,10 @@ from oncue.core.errors import (
     ConnectionLostError,
     LeaseLostError,
     MessageTooLargeError,
-    QueueNotFoundError,
     StorageFullError,
 )
 from oncue.core.message import Message, Send
-from oncue.transports.base import QueueSpec, Subscription, Transport
+from oncue.transports.base import QueueSpec
 from oncue.transports.rabbitmq import open_rabbitmq
 
 SECRET = "hunter2"
@@ -318,51 +319,16 @@ async def test_leases_are_lost_with_the_connection_and_their_messages_come_again
 
 @pytest.mark.parametrize("how", ["restart", "kill"])
 async def test_messages_of_a_hundred_publishers_outlive_restarts(mortal: RabbitMQServer, how: str) -> None:
-    total, seen = 4000, Counter[str]()
-    restarts = [total // 3, total // 2]
-    everything = asyncio.Event()
+    trouble = mortal.restart if how == "restart" else partial(kill_and_start, mortal)
     queue = f"flow-{how}"
-
-    async def publish(transport: Transport, numbers: range) -> None:
-        for number in numbers:
-            await send_surely(transport, *sends(1, queue, first=number))
-            await asyncio.sleep(0)
-
-    async def consume(subscription: Subscription) -> None:
-        while True:
-            try:
-                lease = await subscription.receive()
-                seen[lease.message.id] += 1
-                await lease.ack()
-            except LeaseLostError:
-                continue
-            except (ConnectionLostError, QueueNotFoundError):
-                await asyncio.sleep(0.01)
-            if len(seen) == total:
-                everything.set()
-
     async with opened(mortal.url, queue) as sender, opened(mortal.url, queue) as transport:
         if how == "kill":
             await asyncio.sleep(1.0)  # for as long the server keeps a new quorum queue's place in its memory alone
         async with transport.subscribe(queue, prefetch=50) as subscription:
-            tasks = [asyncio.create_task(publish(sender, range(first, total, 100))) for first in range(100)]
-            tasks += [asyncio.create_task(consume(subscription)) for _ in range(50)]
-            for count in restarts:
-                while len(seen) < count:
-                    await asyncio.sleep(0.005)
-                if how == "kill":
-                    await asyncio.to_thread(mortal.kill)
-                    await asyncio.to_thread(mortal.start)
-                else:
-                    await asyncio.to_thread(mortal.restart)
-            async with asyncio.timeout(30):
-                await everything.wait()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        assert len(seen) == total
-        # What is seen twice was under way when the server went away: sent twice, or acknowledged without an answer.
-        assert seen.total() - total <= 2 * (100 + 50 + 50) * len(restarts)
+            seen = await flow(sender, subscription, 4000, {1333: trouble, 2000: trouble}, queue=queue)
+    assert len(seen) == 4000
+    # What is seen twice was under way when the server went away: sent twice, or acknowledged without an answer.
+    assert seen.total() - len(seen) <= 2 * (100 + 50 + 50) * 2
 
 
 async def test_cancelled_calls_and_cut_connections_together_lose_nothing(url: str) -> None:
@@ -375,30 +341,14 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing(url: st
     ):
         await observer.send(*sends(total))
 
-        async def hop(subscription: Subscription) -> None:
-            with suppress(ConnectionLostError, LeaseLostError):
-                lease = await subscription.receive()
-                await lease.ack(Send("next", lease.message))
-
-        async def work(subscription: Subscription) -> None:
-            while True:
-                task = asyncio.ensure_future(hop(subscription))
-                if chance.random() < 0.3:
-                    for _ in range(chance.randint(0, 5)):
-                        await asyncio.sleep(0)
-                    task.cancel()
-                await asyncio.wait([task])
-                await asyncio.sleep(0.001)
-
         async with transport.subscribe("work", prefetch=20) as subscription:
-            tasks = [asyncio.create_task(work(subscription)) for _ in range(20)]
+            moves = (hop(subscription, "next", lambda: chance.choice((None, None, 0.0, 0.001))) for _ in range(20))
+            tasks = [*map(asyncio.create_task, moves)]
             for _ in range(6):
                 await asyncio.sleep(chance.uniform(0.02, 0.1))
                 wire.cut()
             await settled_down(observer, "work")
             await asyncio.sleep(0.3)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
         left = [*await taken(observer), *await taken(observer, "next")]
         assert set(left) == {str(number) for number in range(total)}

@@ -6,10 +6,11 @@ import asyncio
 import random
 import time
 from collections import Counter
-from contextlib import suppress
+from functools import partial
 
 import pytest
 from brokers.redis_server import RedisServer
+from transports.flow import end, flow, hop, kill_and_start
 from transports.redis.support import Wire, depth, ids_in, opened
 from transports.words import SOON, receive, send_surely, sends
 
@@ -21,7 +22,7 @@ from oncue.core.errors import (
     StorageFullError,
 )
 from oncue.core.message import Message, Send
-from oncue.transports.base import QueueSpec, Subscription, Transport
+from oncue.transports.base import QueueSpec
 from oncue.transports.redis import link, open_redis
 from oncue.transports.redis import subscription as subscriptions
 
@@ -290,48 +291,17 @@ async def test_leases_outlive_the_connection_that_they_came_by(server: RedisServ
 async def test_ten_thousand_messages_of_a_hundred_publishers_outlive_restarts(
     careful_server: RedisServer, how: str
 ) -> None:
-    total, seen = 10_000, Counter[str]()
-    restarts = [total // 3, total // 2]
-    everything = asyncio.Event()
-
-    async def publish(transport: Transport, numbers: range) -> None:
-        for number in numbers:
-            await send_surely(transport, *sends(1, first=number))
-
-    async def consume(subscription: Subscription) -> None:
-        while True:
-            try:
-                lease = await subscription.receive()
-                seen[lease.message.id] += 1
-                await lease.ack()
-            except LeaseLostError:
-                continue
-            except ConnectionLostError:
-                await asyncio.sleep(0.01)
-            if len(seen) == total:
-                everything.set()
-
+    trouble = careful_server.restart if how == "restart" else partial(kill_and_start, careful_server)
     url = careful_server.url
-    async with opened(url, lease=2.0) as sender, opened(url, lease=2.0) as transport:
-        async with transport.subscribe("work", prefetch=50) as subscription:
-            tasks = [asyncio.create_task(publish(sender, range(first, total, 100))) for first in range(100)]
-            tasks += [asyncio.create_task(consume(subscription)) for _ in range(50)]
-            for count in restarts:
-                while len(seen) < count:
-                    await asyncio.sleep(0.005)
-                if how == "kill":
-                    await asyncio.to_thread(careful_server.kill)
-                    await asyncio.to_thread(careful_server.start)
-                else:
-                    await asyncio.to_thread(careful_server.restart)
-            async with asyncio.timeout(30):
-                await everything.wait()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        assert len(seen) == total
-        # What is seen twice was under way when the server went away: sent twice, or acknowledged without an answer.
-        assert seen.total() - total <= 2 * (100 + 50 + 50) * len(restarts)
+    async with (
+        opened(url, lease=2.0) as sender,
+        opened(url, lease=2.0) as transport,
+        transport.subscribe("work", prefetch=50) as subscription,
+    ):
+        seen = await flow(sender, subscription, 10_000, {3_333: trouble, 5_000: trouble})
+    assert len(seen) == 10_000
+    # What is seen twice was under way when the server went away: sent twice, or acknowledged without an answer.
+    assert seen.total() - len(seen) <= 2 * (100 + 50 + 50) * 2
 
 
 async def test_cancelled_calls_and_cut_connections_together_lose_nothing_and_double_nothing(
@@ -346,31 +316,18 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing_and_dou
     ):
         await observer.send(*sends(total))
 
-        async def hop(subscription: Subscription) -> None:
-            with suppress(ConnectionLostError, LeaseLostError):
-                lease = await subscription.receive()
-                await lease.ack(Send("next", lease.message))
-
-        async def work(subscription: Subscription) -> None:
-            while True:
-                going = asyncio.ensure_future(hop(subscription))
-                await asyncio.wait([going], timeout=chance.choice((None, 0.0, 0.001, 0.003)))
-                going.cancel()
-                await asyncio.wait([going])
-
         async def cut() -> None:
             while True:
                 await asyncio.sleep(chance.uniform(0.0, 0.1))
                 proxy.cut()
 
         async with transport.subscribe("work", prefetch=20) as subscription:
-            tasks = [asyncio.create_task(cut()), *(asyncio.create_task(work(subscription)) for _ in range(20))]
+            moves = (hop(subscription, "next", lambda: chance.choice((None, 0.0, 0.001, 0.003))) for _ in range(20))
+            tasks = [asyncio.create_task(cut()), *map(asyncio.create_task, moves)]
             async with asyncio.timeout(40):
                 while await depth(observer) != (0, 0, 0):
                     await asyncio.sleep(0.05)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
         assert Counter(await ids_in(observer, "next")) == Counter(str(number) for number in range(total))
 
 

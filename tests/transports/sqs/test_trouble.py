@@ -7,17 +7,18 @@ import os
 import random
 import time
 from collections import Counter
-from contextlib import suppress
+from functools import partial
 
 import pytest
 from brokers.sqs_server import SQSServer
+from transports.flow import end, flow, hop, kill_and_start
 from transports.proxy import Proxy
 from transports.sqs.support import new_name, opened, settled_down, taken
 from transports.words import receive, send_surely, sends
 
-from oncue.core.errors import ConnectionLostError, LeaseLostError, QueueNotFoundError
+from oncue.core.errors import ConnectionLostError, QueueNotFoundError
 from oncue.core.message import Message, Send
-from oncue.transports.base import QueueSpec, Subscription, Transport
+from oncue.transports.base import QueueSpec
 
 SEED = int(os.environ.get("ONCUE_TEST_SEED", "20"))
 pytestmark = pytest.mark.timeout(300)
@@ -28,49 +29,17 @@ def through(proxy: Proxy, more: str = "") -> str:
 
 
 async def test_ten_thousand_messages_of_a_hundred_publishers_outlive_restarts(mortal: SQSServer) -> None:
-    total, seen = 10_000, Counter[str]()
-    restarts = {total // 3: mortal.restart, total // 2: mortal.kill}
-    everything = asyncio.Event()
-
-    async def publish(transport: Transport, numbers: range) -> None:
-        for number in numbers:
-            await send_surely(transport, *sends(1, queue, number))
-
-    async def consume(subscription: Subscription) -> None:
-        while True:
-            try:
-                lease = await subscription.receive()
-                seen[lease.message.id] += 1
-                if len(seen) == total:
-                    everything.set()
-                await lease.ack()
-            except LeaseLostError:
-                continue
-            except ConnectionLostError:
-                await asyncio.sleep(0.05)
-
     url = f"{mortal.url}&timeout=8"
+    troubles = {3_333: mortal.restart, 5_000: partial(kill_and_start, mortal)}
     async with (
         opened(url, within=240, lease=8.0) as (sender, queue),
         opened(url, queue, within=240, lease=8.0) as (transport, _),
         transport.subscribe(queue, prefetch=100) as subscription,
     ):
-        tasks = [asyncio.create_task(publish(sender, range(first, total, 100))) for first in range(100)]
-        tasks += [asyncio.create_task(consume(subscription)) for _ in range(100)]
-        for count, trouble in restarts.items():
-            while len(seen) < count:
-                await asyncio.sleep(0.01)
-            await asyncio.to_thread(trouble)
-            if trouble == mortal.kill:
-                await asyncio.to_thread(mortal.start)
-        async with asyncio.timeout(180):
-            await everything.wait()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    assert len(seen) == total
+        seen = await flow(sender, subscription, 10_000, troubles, queue=queue, consumers=100, within=180)
+    assert len(seen) == 10_000
     # What is seen twice was under way when the server went away: sent twice, or acknowledged without an answer.
-    assert seen.total() - total <= 2 * (100 + 100 + 100) * len(restarts)
+    assert seen.total() - len(seen) <= 2 * (100 + 100 + 100) * len(troubles)
 
 
 async def test_a_send_that_is_cut_off_is_reported_and_its_repetition_has_the_same_id(sqs_server: SQSServer) -> None:
@@ -140,29 +109,16 @@ async def test_cancelled_calls_and_cut_connections_together_lose_nothing(sqs_ser
     ):
         await observer.send(*sends(total, queue))
 
-        async def hop(subscription: Subscription) -> None:
-            with suppress(ConnectionLostError, LeaseLostError):
-                lease = await subscription.receive()
-                await lease.ack(Send(after, lease.message))
-
-        async def work(subscription: Subscription) -> None:
-            while True:
-                going = asyncio.ensure_future(hop(subscription))
-                await asyncio.wait([going], timeout=chance.choice((None, None, 0.0, 0.01, 0.1)))
-                going.cancel()
-                await asyncio.wait([going])
-
         async def cut() -> None:
             while True:
                 await asyncio.sleep(chance.uniform(0.3, 1.5))
                 proxy.cut()
 
         async with transport.subscribe(queue, prefetch=20) as subscription:
-            tasks = [asyncio.create_task(cut()), *(asyncio.create_task(work(subscription)) for _ in range(10))]
+            moves = (hop(subscription, after, lambda: chance.choice((None, None, 0.0, 0.01, 0.1))) for _ in range(10))
+            tasks = [asyncio.create_task(cut()), *map(asyncio.create_task, moves)]
             await settled_down(observer, queue)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
         assert set(await taken(observer, after)) == {str(number) for number in range(total)}
 
 
