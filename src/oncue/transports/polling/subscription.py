@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from asyncio import CancelledError, Future, Task, TimerHandle
+from asyncio import Future, Task, TimerHandle
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,6 +19,7 @@ from oncue.transports.checks import check_prefetch
 from oncue.transports.polling.lease import PollingLease, Stage
 from oncue.transports.polling.source import Arrival, R, Source
 from oncue.transports.polling.tasks import Tasks
+from oncue.transports.receivers import Receivers
 
 _HOLD_OFF, _LONGEST_HOLD_OFF = 1.0, 8.0
 """Seconds for which other suspects are put off, about. They double with each answer while one and the same is held."""
@@ -44,7 +45,7 @@ class PollingSubscription(Generic[R]):
         self._fresh = source.terms.lease / 2
         self._check_transport = check_open
         self._prefetch = check_prefetch(prefetch)
-        self._waiters: deque[Future[None]] = deque()
+        self._receivers = Receivers(lambda: len(self._buffer))
         self._buffer: deque[PollingLease[R]] = deque()
         self._leases: dict[PollingLease[R], None] = {}
         self._held = 0
@@ -71,10 +72,10 @@ class PollingSubscription(Generic[R]):
             self.check_open()
             lease = self._next()
             self._active = True
-            self._want()
+            self._want(waiting=lease is None)
             if lease is not None:
                 return lease
-            await self._wait()
+            await self._receivers.wait()
 
     def resize(self, prefetch: int) -> None:
         self._prefetch = check_prefetch(prefetch)
@@ -112,7 +113,7 @@ class PollingSubscription(Generic[R]):
                 self._buffer.remove(lease)
         if not self._leases and self._quiet is not None and not self._quiet.done():
             self._quiet.set_result(None)
-        self._wake()
+        self._receivers.wake()
         self._want()
 
     def unsettled(self, lease: PollingLease[R]) -> None:
@@ -153,12 +154,12 @@ class PollingSubscription(Generic[R]):
 
     # Asking
 
-    def _want(self) -> None:
-        """Ask for messages, if there is room."""
+    def _want(self, *, waiting: bool = False) -> None:
+        """Ask for messages, if there is room; `waiting`: somebody is about to wait for them."""
         terms = self.source.terms
         while self._active and not self._left:
             room = self._prefetch - len(self._leases) - self._wanted
-            if room <= 0 or (self._empty and not self._waiters):
+            if room <= 0 or (self._empty and not (waiting or self._receivers)):
                 return
             if self._suspects and (self.source.fifo or self._waits_alone()):
                 return
@@ -175,7 +176,7 @@ class PollingSubscription(Generic[R]):
     def _polled(self, task: Task[None]) -> None:
         self._polls.discard(task)
         if self._suspects:
-            self._wake()
+            self._receivers.wake()
         self._want()
 
     async def _poll(self, most: int, *, first: bool) -> None:
@@ -205,10 +206,7 @@ class PollingSubscription(Generic[R]):
                 self._leases.pop(lease, None)
                 lease.stage = Stage.OVER
             self._buffer.clear()
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(again(error))
+        self._receivers.fail(lambda: again(error))
 
     def _arrived(self, arrivals: Sequence[Arrival[R]]) -> None:
         held_up: dict[str, float] = {}  # groups, by a message that is not due yet
@@ -234,7 +232,7 @@ class PollingSubscription(Generic[R]):
         if put_off:
             self._hold_off = min(2 * self._hold_off, _LONGEST_HOLD_OFF)
         self._tidy_later()
-        self._wake()
+        self._receivers.wake()
 
     def _keep_here(self, lease: PollingLease[R]) -> None:
         self._suspects += lease.suspect
@@ -326,7 +324,7 @@ class PollingSubscription(Generic[R]):
         """Nothing more is taken, when something lay here for long, before somebody asks."""
         self._tidy = None
         if self._return_old(self._loop.time()):
-            self._active = bool(self._waiters)
+            self._active = bool(self._receivers)
         self._tidy_later()
 
     async def _leave(self) -> None:
@@ -345,24 +343,3 @@ class PollingSubscription(Generic[R]):
         while self._leases:
             self._quiet = self._loop.create_future()
             await self._quiet
-
-    async def _wait(self) -> None:
-        waiter: Future[None] = self._loop.create_future()
-        self._waiters.append(waiter)
-        self._want()
-        try:
-            await waiter
-        except CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._wake()  # it was this one's turn; somebody else's now
-            with suppress(ValueError):
-                self._waiters.remove(waiter)
-            raise
-
-    def _wake(self) -> None:
-        count = len(self._buffer)
-        while self._waiters and count > 0:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                count -= 1
