@@ -25,6 +25,8 @@ from bench.tally import MiscountError
 
 PARTS = ("contest", "lone", "queues", "sidecar")
 QUEUES = 100
+TIMES, FEWEST = 10, 400
+"""So many times the jobs of the contest, which last less than a second, are for the queues, and so many for each at least."""
 ACTORS = 2
 WARM_UP = 20
 
@@ -118,25 +120,26 @@ def lone(ground: BrokerGround, contender: str, tuned: dict[str, str], options: a
 def queues(ground: BrokerGround, options: argparse.Namespace) -> None:
     """One queue and many, in turn."""
     tell(f"{QUEUES} queues")
+    jobs = options.jobs if options.quick else max(TIMES * options.jobs, FEWEST * QUEUES)
     found: dict[int, list[dict[str, float]]] = {1: [], QUEUES: []}
     for _ in range(options.rounds):
         for count, measured in found.items():
             with ground.places() as place:
-                words = [sys.executable, "-m", "bench.brokers.queues", place.url, str(count), str(options.jobs)]
+                words = [sys.executable, "-m", "bench.brokers.queues", place.url, str(count), str(jobs)]
                 done = subprocess.run(words, check=False, cwd=ROOT, stdout=subprocess.PIPE, text=True)
             if done.returncode:
                 raise MiscountError(f"{count} queues failed, see above")
             measured.append(json.loads(done.stdout))
-    one, many = (drained(measured, options.jobs) for measured in found.values())
+    one, many = map(drained, found.values())
     tell("")
-    print(f"### Many queues\n\n{report.queues(ground.broker, report.Queues(QUEUES, one, many))}", flush=True)
+    print(f"### Many queues\n\n{report.queues(ground.broker, report.Queues(QUEUES, jobs, one, many))}", flush=True)
 
 
-def drained(measured: Sequence[dict[str, float]], jobs: int) -> report.Drained:
+def drained(measured: Sequence[dict[str, float]]) -> report.Drained:
     """The medians; of connections the most."""
     return report.Drained(
-        statistics.median(jobs / each["seconds"] for each in measured),
-        statistics.median(each["cpu"] * 10_000 / jobs for each in measured),
+        statistics.median(each["jobs"] / each["seconds"] for each in measured),
+        statistics.median(each["cpu"] * 10_000 / each["jobs"] for each in measured),
         statistics.median(each["start"] for each in measured),
         max(int(each["connections"]) for each in measured),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from programs import ROOT, environment
 sys.path.insert(0, str(ROOT))  # the benchmarks are programs at the root, and no package that is installed
 
 from bench.brokers import report
+from bench.brokers.queues import Watch
 from bench.rounds import Round, Speed, Work
 
 OURS, CELERY, REPID = (f"bench.brokers.contenders.{name}" for name in ("oncue", "celery", "repid"))
@@ -62,6 +64,23 @@ def test_lone_messages_many_queues_and_sidecars_are_measured() -> None:
         re.MULTILINE,
     )
     assert "Through 2 actors" in done.stdout
+
+
+async def test_no_job_of_many_queues_is_done_before_each_has_one_and_the_clock_runs_from_the_half() -> None:
+    watch = Watch("redis://127.0.0.1:1/0", queues=3, jobs=12)
+    first = [asyncio.create_task(watch.work(number)) for number in (0, 3, 6, 1, 4, 7)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in first)
+    async with asyncio.timeout(10):
+        await watch.work(2)
+        await asyncio.gather(*first)
+    assert watch.warm_at
+    for number in (5, 8, 9, 10, 11):
+        await watch.work(number)
+    found = watch.measured()
+    assert found["jobs"] == 6
+    assert found["start"] > 0
+    assert 0 < found["seconds"] < watch.tally.finished_at - watch.reached_at
 
 
 def test_peers_that_are_not_there_are_left_out_and_it_says_how_to_have_them() -> None:
