@@ -116,8 +116,7 @@ class SQSTransport:
         try:
             yield subscription
         finally:
-            await subscription.leave()
-            self._subscriptions.discard(subscription)
+            await asyncio.shield(self.desk.tasks.begin(self._leave(subscription)))
 
     async def peek(self, queue: str, *, limit: int) -> Sequence[Message]:
         self._check_open()
@@ -141,6 +140,10 @@ class SQSTransport:
             self._closed = True
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
+
+    async def _leave(self, subscription: PollingSubscription[Received]) -> None:
+        await subscription.leave()
+        self._subscriptions.discard(subscription)
 
     async def _close(self) -> None:
         try:
