@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from aiokafka.cluster import ClusterMetadata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncue.transports.kafka.assignor import Claim, share
+from oncue.transports.kafka.assignor import Claim, make_assignor, share
 
 PARTITIONS = range(12)
 OWNERS = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=12, max_size=12)
@@ -57,3 +58,9 @@ def test_who_has_too_much_work_in_hand_is_told_what_to_finish() -> None:
     shares = share(range(4), {"a": Claim([0, 1, 2, 3], [0, 1, 2, 3]), "b": Claim()})
     mine, over = shares["a"]
     assert (mine, len(over)) == ([0, 1, 2, 3], 2)
+
+
+def test_a_leader_whose_client_knows_of_no_partitions_shares_out_all_the_same() -> None:
+    assignor = make_assignor(3, Claim, lambda _told: None)
+    shares = assignor.assign(ClusterMetadata(), {"a": assignor.metadata(["work"]), "b": assignor.metadata(["work"])})
+    assert sorted(place for mine in shares.values() for place in dict(mine.assignment)["work"]) == [0, 1, 2]

@@ -59,8 +59,14 @@ def share(partitions: Iterable[int], claims: Mapping[str, Claim]) -> dict[str, t
     return {member: (sorted(mine), mine[quota[member] :]) for member, mine in given.items()}
 
 
-def make_assignor(claim: Callable[[], Claim], told: Callable[[Told], None]) -> type[AbstractPartitionAssignor]:
-    """An assignor of one member, as the client wants it: a class."""
+def make_assignor(
+    partitions: int, claim: Callable[[], Claim], told: Callable[[Told], None]
+) -> type[AbstractPartitionAssignor]:
+    """An assignor of one member, as the client wants it: a class.
+
+    partitions: so many has the topic at least. A client that was just connected anew may not know any, and would give nothing to
+    anybody.
+    """
 
     class Assignor(AbstractPartitionAssignor):  # type: ignore[misc]
         name = "oncue"
@@ -75,7 +81,7 @@ def make_assignor(claim: Callable[[], Claim], told: Callable[[Told], None]) -> t
         ) -> dict[str, ConsumerProtocolMemberAssignment]:
             topic = next(iter(members.values())).subscription[0]
             claims = {member: _claim(about.user_data or b"{}") for member, about in members.items()}
-            shares = share(cluster.partitions_for_topic(topic) or (), claims)
+            shares = share({*range(partitions), *(cluster.partitions_for_topic(topic) or ())}, claims)
             return {
                 member: ConsumerProtocolMemberAssignment(0, [(topic, mine)], _encode(Told(over)))
                 for member, (mine, over) in shares.items()

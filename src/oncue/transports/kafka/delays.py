@@ -21,6 +21,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 
 from oncue.core.errors import QueueNotFoundError, TransportError
 from oncue.transports.kafka import private
+from oncue.transports.kafka.assignor import Claim, make_assignor
 from oncue.transports.kafka.codec import Parcel, decode, encode
 from oncue.transports.kafka.faults import TROUBLE
 
@@ -117,6 +118,7 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
         address = self._desk.address
         consumer = self._desk.cluster.reader(
             group_id=self._desk.group("delayed"),
+            partition_assignment_strategy=[make_assignor(LEVELS, Claim, lambda _told: None)],
             session_timeout_ms=round(address.session * 1000),
             heartbeat_interval_ms=address.heartbeat,
             fetch_max_wait_ms=address.longest_poll,

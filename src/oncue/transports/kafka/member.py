@@ -48,7 +48,7 @@ _LOOK_AGAIN = 200
 class Member:
     """Made by `start`; ends with its last subscription, or when its queue is gone."""
 
-    def __init__(self, desk: Desk, record: Record) -> None:
+    def __init__(self, desk: Desk, record: Record, partitions: int) -> None:
         self.desk = desk
         self.record = record
         self.loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ class Member:
         address = desk.address
         self.consumer: AIOKafkaConsumer = desk.cluster.reader(
             group_id=self.group,
-            partition_assignment_strategy=[make_assignor(self._claim, self._told)],
+            partition_assignment_strategy=[make_assignor(partitions, self._claim, self._told)],
             session_timeout_ms=round(address.session * 1000),
             heartbeat_interval_ms=address.heartbeat,
             max_poll_interval_ms=2**31 - 1,

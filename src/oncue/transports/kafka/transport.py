@@ -124,8 +124,9 @@ class KafkaTransport:
                 member = None
             if member is None:
                 record = await self.desk.find(queue)
+                partitions = await self.desk.partitions(record)
                 subscription.check_open()
-                member = self._members[queue] = Member(self.desk, record)
+                member = self._members[queue] = Member(self.desk, record, partitions)
                 member.subscriptions[subscription] = None
                 self.desk.delays.start()
                 await member.start()
