@@ -59,6 +59,7 @@ class Intake:
         self._connection: Connection | None = None
         self._sid, self._inbox, self._number = 0, b"", 0
         self.asked = 0  # messages that may still come
+        self.plenty = False  # whether the last request brought all that it asked for
         self.on_room: Callable[[], object] = lambda: None  # fewer may come than before
         self.on_forgotten: Callable[[], object] = lambda: None  # the server does not know what it has delivered
         self._wanted = 0  # so many more, when there is a connection
@@ -68,8 +69,8 @@ class Intake:
         self._doubtful = False  # whether the consumer may not be there any more
         self._stopped = False
 
-    def want(self, count: int) -> None:
-        """Ask for so many more."""
+    def want(self, count: int, *, waiting: bool = True) -> None:
+        """Ask for so many more; with `waiting` also for those that are not there yet."""
         if self._stopped:
             return
         if self._task is not None or self._connection is None or self._connection.closed.done():
@@ -79,7 +80,7 @@ class Intake:
             self._wanted = max(self._wanted, count)
             self._start(self._look("it was away"))
         else:
-            self._pull(count)
+            self._pull(count, waiting=waiting)
 
     def withdraw(self) -> None:
         """Ask for nothing any more."""
@@ -132,11 +133,13 @@ class Intake:
         self.asked = 0
         connection.closed.add_done_callback(lambda _: self._gone(connection))
 
-    def _pull(self, count: int) -> None:
+    def _pull(self, count: int, *, waiting: bool) -> None:
         connection, place = self._connection, self._place()
         assert connection is not None
         self._number += 1
-        request = {"batch": count, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(_BEAT * 1e9)}
+        request: dict[str, object] = {"batch": count, "no_wait": True}
+        if waiting:
+            request = {"batch": count, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(_BEAT * 1e9)}
         subject = f"{self._link.address.api}.CONSUMER.MSG.NEXT.{place.stream}.{self._consumer()}"
         body = msgspec.json.encode(request)
         connection.send(b"PUB %b %b.%d %d\r\n%b\r\n" % (subject.encode(), self._inbox, self._number, len(body), body))
@@ -176,11 +179,13 @@ class Intake:
                 self._told(code, text, header)
                 return
         self.asked = max(0, self.asked - 1)
+        self.plenty = not self.asked
         self._arrived(reply, header, body)
 
     def _told(self, code: int, text: str, header: bytes) -> None:
         if code == _BEATING:
             return
+        self.plenty = False
         left = left_of(header)
         if left is not None:
             self.asked = max(0, self.asked - left)

@@ -29,6 +29,7 @@ from oncue.transports.nats.mover import Mover
 from oncue.transports.nats.place import Place
 from oncue.transports.nats.publisher import Publisher
 from oncue.transports.nats.queues import Queues
+from oncue.transports.nats.turns import AT_ONCE, Turns
 from oncue.transports.receivers import Receivers
 
 _log = logging.getLogger("oncue.transports.nats")
@@ -54,6 +55,7 @@ class NATSSubscription:
         publisher: Publisher,
         check_open: Callable[[], None],
         together: Callable[[], int],
+        turns: Turns,
         place: Place,
         prefetch: int,
     ) -> None:
@@ -65,6 +67,8 @@ class NATSSubscription:
         self._queues = queues
         self._check_transport = check_open
         self._together = together
+        self._turns = turns
+        self._begin_turn = self._take_turn  # always the same object
         self._prefetch = check_prefetch(prefetch)
         self._intake = Intake(queues, self._place, lambda: self.place.consumer, self._arrived, self._ended)
         self._intake.on_room = self._aim
@@ -257,10 +261,33 @@ class NATSSubscription:
         if most < self._taken + intake.asked and intake.asked:
             intake.withdraw()
             return
+        if at_once < most:
+            self._aim_in_turn(most - self._taken)
+            return
         passing = len(self._buffer) + self.settling  # what is with no handler will make room by itself
         room = min(most - self._taken, at_once - passing) - intake.asked
         if room > 0 and (room >= at_once / 4 or not intake.asked):
             intake.want(room)
+
+    def _aim_in_turn(self, room: int) -> None:
+        """Ask for a few that may come, or, where there are plenty, for as many as there is room for when it is our turn."""
+        intake = self._intake
+        if intake.asked:
+            return
+        passing = len(self._buffer) + self.settling
+        if not passing:
+            self._turns.over(self._begin_turn)
+        if room >= _FEWEST and intake.plenty:
+            self._turns.ask(self._begin_turn)
+        elif room > 0 and not (passing and intake.plenty):  # else there will be more room soon
+            intake.want(min(room, _FEWEST))
+
+    def _take_turn(self) -> None:
+        room = min(self._prefetch, int(_LOAD / self._size)) - self._taken
+        if self._active and not self._left and self._careful is None and room > 0 and not self._intake.asked:
+            self._intake.want(min(room, _ASKED // AT_ONCE), waiting=False)
+        else:
+            self._turns.over(self._begin_turn)
 
     # Suspects
 
@@ -402,6 +429,7 @@ class NATSSubscription:
 
     async def _leave(self) -> None:
         self._active = False
+        self._turns.over(self._begin_turn)
         for handle in (self._lapse, self._tidy, self._keep, self._resume):
             if handle is not None:
                 handle.cancel()

@@ -25,6 +25,7 @@ from oncue.transports.nats.mover import move_due
 from oncue.transports.nats.publisher import Publisher
 from oncue.transports.nats.queues import Queues
 from oncue.transports.nats.subscription import NATSSubscription
+from oncue.transports.nats.turns import Turns
 
 FEATURES = Features(
     durable=True,
@@ -73,6 +74,7 @@ class NATSTransport:
         self._publisher = Publisher(self._queues)
         self.link.on_lost = self._queues.forget
         self._subscriptions: set[NATSSubscription] = set()
+        self._turns = Turns()
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -115,7 +117,13 @@ class NATSTransport:
         place = await self._queues.find(queue)
         self._check_open()
         subscription = NATSSubscription(
-            self._queues, self._publisher, self._check_open, self._subscriptions.__len__, place, prefetch
+            self._queues,
+            self._publisher,
+            self._check_open,
+            self._subscriptions.__len__,
+            self._turns,
+            place,
+            prefetch,
         )
         self._subscriptions.add(subscription)
         try:
