@@ -22,7 +22,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 from oncue.core.errors import QueueNotFoundError, TransportError
 from oncue.transports.kafka import private
 from oncue.transports.kafka.assignor import Claim, make_assignor
-from oncue.transports.kafka.codec import Parcel, decode, encode
+from oncue.transports.kafka.codec import decode, encode
 from oncue.transports.kafka.faults import TROUBLE
 
 if TYPE_CHECKING:
@@ -199,18 +199,15 @@ class Delays(ConsumerRebalanceListener):  # type: ignore[misc]
             self._moved = {level: offset for level, offset in self._moved.items() if offset > moved.get(level, 0)}
 
     async def _pass_on(self, place: TopicPartition, record: Any) -> None:
-        message, state = decode(record)
-        due = {"queue": state.queue, "incarnation": state.incarnation, "due": state.due}
-        counts = {"attempts": state.attempts, "lost": state.lost}
+        message, state = received = decode(record)
         if state.due > time.time():
-            await self._desk.stored(await self._desk.wait_on(encode(message, **due, **counts), state.due))
+            await self._desk.wait_on(received)
         else:
             # a queue that was deleted takes all that was in it along
             with suppress(QueueNotFoundError):
                 queue = self._desk.registry.records.get(state.queue) or await self._desk.find(state.queue)
                 if queue.incarnation == state.incarnation:
-                    parcel: Parcel = encode(message, **counts)
-                    await self._desk.stored(await self._desk.put(queue, parcel))
+                    await self._desk.put(queue, encode(message, attempts=state.attempts, lost=state.lost))
         self._passed[place][record.offset] = _mark(record)
 
 

@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import time
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
+from aiokafka import TopicPartition
 from aiokafka import errors as theirs
 
 from oncue.core.errors import (
@@ -18,18 +19,22 @@ from oncue.core.errors import (
     TransportError,
     again,
 )
-from oncue.core.message import Send, check_delay
+from oncue.core.message import Message, Send, check_delay
 from oncue.transports.base import QueueSpec
 from oncue.transports.checks import check_equal
 from oncue.transports.kafka.address import Address
 from oncue.transports.kafka.cluster import Cluster
-from oncue.transports.kafka.codec import MAX_BODY, Parcel, check, encode
+from oncue.transports.kafka.codec import MAX_BODY, Parcel, Received, check, encode
 from oncue.transports.kafka.delays import LEVELS, TOPIC, Delays, level_of
-from oncue.transports.kafka.publisher import Posted, Publisher
+from oncue.transports.kafka.publisher import Letter, Publisher
 from oncue.transports.kafka.registry import TOPIC as REGISTRY
 from oncue.transports.kafka.registry import Record, Registry
 from oncue.transports.kafka.registry import encode as encode_record
 
+Known: TypeAlias = Mapping[str, tuple[Record, int]]
+"""Of queues by name how they were declared, and how many partitions they have."""
+
+_REGISTRY = TopicPartition(REGISTRY, 0)
 _PAUSE = 0.02
 _UNRECORDED = 3.0
 """Seconds that somebody who made a topic may take to say what for."""
@@ -105,7 +110,7 @@ class Desk:
     async def write(self, queue: str, record: Record | None) -> None:
         """Have everybody know."""
         value = None if record is None else encode_record(record)
-        await self.stored(await self._publisher.post(REGISTRY, 0, Parcel(queue.encode(), [], value), queue))
+        await self._store(Letter(_REGISTRY, Parcel(queue.encode(), [], value), queue))
         await self.registry.sync()
 
     async def _make(self, queue: str) -> tuple[str, bool]:
@@ -145,7 +150,11 @@ class Desk:
         for send in sends:
             check(send)
             check_delay(send.delay)
-        await self.do(self._send(sends))
+        known = self._known(sends)
+        if known is None:
+            await self.do(self._send(sends))
+        else:
+            await self._store_all(sends, known)
 
     async def do(self, work: Any) -> None:
         """Have it done to its end, also when nobody waits for it any more."""
@@ -155,50 +164,72 @@ class Desk:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(task)
 
-    async def _send(self, sends: Sequence[Send]) -> None:
-        records: dict[str, Record] = {}
+    async def put(self, record: Record, parcel: Parcel) -> None:
+        """Store a message in its queue."""
+        await self._store(self._letter(record, await self.partitions(record), parcel))
+
+    async def postpone(self, record: Record, message: Message, due: float, **state: Any) -> None:
+        """Store a message where it waits until it is due (s since 1970)."""
+        await self._make_delays()
+        await self._store(_delayed(record.spec.name, record.incarnation, message, due, **state))
+
+    async def wait_on(self, received: Received) -> None:
+        """Store a message that waits in the level that fits by now."""
+        message, state = received
+        counts = {"attempts": state.attempts, "lost": state.lost}
+        await self._store(_delayed(state.queue, state.incarnation, message, state.due, **counts))
+
+    def _known(self, sends: Sequence[Send]) -> Known | None:
+        """Where these go, if the servers need not be asked."""
+        known = {}
         for send in sends:
-            if send.queue not in records:
-                record = self.registry.records.get(send.queue) or await self.find(send.queue)
-                await self.partitions(record)
-                records[send.queue] = record
-            if send.delay:
-                await self._make_delays()
-        posted: list[Posted] = []
-        for send in sends:  # one after the other, so that they are stored in this order
-            record = records[send.queue]
+            if send.queue not in known:
+                record = self.registry.records.get(send.queue)
+                if record is None or record.topic not in self._partitions:
+                    return None
+                known[send.queue] = record, self._partitions[record.topic]
+            if send.delay and not self._delaying:
+                return None
+        return known
+
+    async def _send(self, sends: Sequence[Send]) -> None:
+        known = {}
+        for queue in {send.queue: None for send in sends}:
+            record = self.registry.records.get(queue) or await self.find(queue)
+            known[queue] = record, await self.partitions(record)
+        if any(send.delay for send in sends):
+            await self._make_delays()
+        await self._store_all(sends, known)
+
+    async def _store_all(self, sends: Sequence[Send], known: Known) -> None:
+        letters = []
+        for send in sends:
+            record, count = known[send.queue]
             due = time.time() + send.delay if send.delay else 0.0
             if send.delay and not record.spec.fifo:
-                posted.append(await self.postpone(record, send, due))
+                letters.append(_delayed(record.spec.name, record.incarnation, send.message, due))
             else:
-                posted.append(await self.put(record, encode(send.message, due=due)))
-        failed = await self._publisher.outcome(posted)
+                letters.append(self._letter(record, count, encode(send.message, due=due)))
+        failed = await self._publisher.send(letters)
         if not failed:
             return
-        ours = {place: self._fault(posted[place], error) for place, error in failed.items()}
+        ours = {number: self._fault(letters[number], error) for number, error in failed.items()}
         if len(failed) == len(sends):
             raise again(ours[next(iter(ours))]) from failed[next(iter(failed))]
         raise PartialSendError(ours, len(sends))
 
-    async def stored(self, *posted: Posted) -> None:
-        """Return when all of these are, or raise why one is not."""
-        for place, error in (await self._publisher.outcome(posted)).items():
-            raise self._fault(posted[place], error) from error
+    async def _store(self, letter: Letter) -> None:
+        """Return when it is stored, or raise why it is not."""
+        for error in (await self._publisher.send([letter])).values():
+            raise self._fault(letter, error) from error
 
-    async def put(self, record: Record, parcel: Parcel) -> Posted:
-        """Have a message stored in its queue, with others of its key where it has one."""
-        count = await self.partitions(record)
+    def _letter(self, record: Record, count: int, parcel: Parcel) -> Letter:
+        """A message on its way to its queue, to where others of its key are if it has one."""
         if parcel.key is None:
             place = 0 if record.spec.fifo else next(self._turn) % count
         else:
             place = zlib.crc32(parcel.key) % count
-        return await self._publisher.post(record.topic, place, parcel, record.spec.name)
-
-    async def postpone(self, record: Record, send: Send, due: float, **state: Any) -> Posted:
-        """Have a message stored where it waits until it is due (s since 1970)."""
-        await self._make_delays()
-        parcel = encode(send.message, queue=record.spec.name, incarnation=record.incarnation, due=due, **state)
-        return await self.wait_on(parcel, due)
+        return Letter(TopicPartition(record.topic, place), parcel, record.spec.name)
 
     async def _make_delays(self) -> None:
         if not self._delaying:
@@ -206,17 +237,13 @@ class Desk:
             self._delaying = True
             self.delays.need()
 
-    async def wait_on(self, parcel: Parcel, due: float) -> Posted:
-        """Have it wait in the level that fits."""
-        return await self._publisher.post(TOPIC, level_of(due - time.time()), parcel, "delayed messages")
-
-    def _fault(self, posted: Posted, error: BaseException) -> TransportError:
+    def _fault(self, letter: Letter, error: BaseException) -> TransportError:
         if isinstance(error, theirs.RecordTooLargeError | theirs.MessageSizeTooLargeError):
-            return MessageTooLargeError(posted.queue, posted.size, MAX_BODY)
-        if isinstance(error, theirs.UnknownTopicOrPartitionError) and posted.queue not in self.registry.records:
+            return MessageTooLargeError(letter.queue, len(letter.parcel.body or b""), MAX_BODY)
+        if isinstance(error, theirs.UnknownTopicOrPartitionError) and letter.queue not in self.registry.records:
             return QueueNotFoundError(
-                posted.queue
-            )  # else a server has not heard of it yet, or soon all will of its end
+                letter.queue
+            )  # else a server has not heard of it yet, or all soon will of its end
         return self._publisher.fault(error)
 
     def _changed(self, name: str) -> None:
@@ -225,3 +252,9 @@ class Desk:
         if name not in self.registry.records:
             self._publisher.forget(name)
         self._told(name)
+
+
+def _delayed(queue: str, incarnation: str, message: Message, due: float, **state: Any) -> Letter:
+    """A message on its way to where it waits until it is due."""
+    parcel = encode(message, queue=queue, incarnation=incarnation, due=due, **state)
+    return Letter(TopicPartition(TOPIC, level_of(due - time.time())), parcel, "delayed messages")

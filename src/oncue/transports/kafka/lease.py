@@ -62,10 +62,10 @@ class KafkaLease:
         self._check_held()
         member, entry = self.member, self.entry
         if delay and not member.record.spec.fifo:
-            send = Send(member.record.spec.name, self.message, delay)
             entry.stage = Stage.SETTLING
+            counts = {"attempts": entry.attempts, "lost": entry.lost}
             try:
-                await member.desk.do(self._postpone(send, time.time() + delay))
+                await member.desk.do(member.desk.postpone(member.record, self.message, time.time() + delay, **counts))
             finally:
                 self._resume()
             if entry.lease is not self:
@@ -86,10 +86,6 @@ class KafkaLease:
         self._check_held()
         self.until = self.member.loop.time() + seconds
         self.member.watch(self.until)
-
-    async def _postpone(self, send: Send, due: float) -> None:
-        entry, desk = self.entry, self.member.desk
-        await desk.stored(await desk.postpone(self.member.record, send, due, attempts=entry.attempts, lost=entry.lost))
 
     def _resume(self) -> None:
         if self.entry.lease is self and self.entry.stage is Stage.SETTLING:
