@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -79,13 +80,15 @@ class KafkaServer:
         self,
         folder: Path,
         *,
+        node: int = 1,
         settings: Mapping[str, str | int] | None = None,
         doors: bool = False,
     ) -> None:
         self.folder = folder
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.node = node
         self.ports = Ports(*(free_port() for _ in Ports._fields))
-        self._settings = dict(settings or {})
+        self.settings = dict(settings or {})
         self._doors = doors
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
@@ -163,8 +166,8 @@ class KafkaServer:
     def _configuration(self) -> str:
         settings: dict[str, str | int] = {
             "process.roles": "broker,controller",
-            "node.id": 1,
-            "controller.quorum.voters": f"1@127.0.0.1:{self.ports.controller}",
+            "node.id": self.node,
+            "controller.quorum.voters": f"{self.node}@127.0.0.1:{self.ports.controller}",
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.ports.controller}",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self.folder / "data"),
@@ -179,7 +182,7 @@ class KafkaServer:
             "broker.heartbeat.interval.ms": 300,
             "broker.session.timeout.ms": 2500,  # for so long one that was killed cannot begin anew
             **(self._more_listeners() if self._doors else {}),
-            **self._settings,
+            **self.settings,
         }
         path = self.folder / "server.properties"
         path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
@@ -248,6 +251,36 @@ class KafkaServer:
             connection.sendall(_VERSIONS)
             return bool(connection.recv(1))
         return False
+
+
+class KafkaCluster:
+    """Several servers that are one: each knows all messages, and two of three may decide."""
+
+    def __init__(self, folder: Path, count: int = 3) -> None:
+        settings: dict[str, str | int] = {
+            "offsets.topic.replication.factor": count,
+            "offsets.topic.min.insync.replicas": count - 1,
+            "transaction.state.log.replication.factor": count,
+            "replica.lag.time.max.ms": 3000,
+        }
+        self.servers = [KafkaServer(folder / str(node), node=node, settings=settings) for node in range(1, count + 1)]
+        voters = ",".join(f"{each.node}@127.0.0.1:{each.ports.controller}" for each in self.servers)
+        settings["controller.quorum.voters"] = voters
+        for each in self.servers:
+            each.settings.update(settings)
+
+    @property
+    def url(self) -> str:
+        return f"kafka://{','.join(f'127.0.0.1:{each.port}' for each in self.servers)}?partitions=4"
+
+    def start(self) -> None:
+        """All at once: none answers before most are there."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(KafkaServer.start, self.servers))
+
+    def close(self) -> None:
+        for each in self.servers:
+            each.close()
 
 
 def _state(thread: Path) -> str:
