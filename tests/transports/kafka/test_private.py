@@ -16,6 +16,7 @@ from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator, NoGroupCoordinator
 from aiokafka.producer.message_accumulator import MessageAccumulator
+from aiokafka.protocol.metadata import MetadataRequest
 from transports.kafka.support import opened
 from transports.words import sends
 
@@ -52,7 +53,8 @@ def test_the_names_that_are_used_are_there_and_mean_the_same() -> None:
     assert inspect.iscoroutinefunction(AIOKafkaClient.close)
     assert set(private._CONNECTING) <= set(inspect.signature(create_conn).parameters)
     for kind, names in (
-        (AIOKafkaClient, ("_conns", "_topics", "_sync_task")),
+        (AIOKafkaClient, ("_conns", "_topics", "_sync_task", "_get_conn")),
+        (MetadataRequest, ("_allow_auto_topic_creation",)),
         (AIOKafkaConnection, ("_writer",)),
         (AIOKafkaProducer, ("_sender", "_message_accumulator", "_closed")),
         (MessageAccumulator, ("_closed",)),

@@ -122,6 +122,8 @@ class Cluster:
             leaders = {each["partition"]: each["leader"] for each in about["partitions"]}
             asked: dict[int, list[int]] = defaultdict(list)
             for partition in partitions:
+                if partition not in leaders:
+                    raise theirs.UnknownTopicOrPartitionError(f"{topic}, partition {partition}")
                 asked[leaders[partition]].append(partition)
             found = {}
             for node, mine in asked.items():

@@ -7,12 +7,14 @@ import itertools
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from aiokafka import TopicPartition
 from aiokafka import errors as theirs
 
 from oncue.core.errors import (
+    ConnectionLostError,
     MessageTooLargeError,
     PartialSendError,
     QueueNotFoundError,
@@ -82,7 +84,10 @@ class Desk:
         await self.registry.sync()
         return await self._record(queue)
 
-    async def partitions(self, record: Record) -> int:
+    async def partitions(self, record: Record, *, anew: bool = False) -> int:
+        """How many its topic has. Raise `QueueNotFoundError` where there is none."""
+        if anew:
+            self._partitions.pop(record.topic, None)
         known = self._partitions.get(record.topic)
         if known is not None:
             return known
@@ -128,7 +133,7 @@ class Desk:
         while True:
             try:
                 await self.cluster.ends(topic, range(self.address.partitions))
-            except (QueueNotFoundError, KeyError):
+            except QueueNotFoundError:
                 if time.monotonic() > until:
                     raise
                 await asyncio.sleep(_PAUSE)
@@ -213,7 +218,7 @@ class Desk:
         failed = await self._publisher.send(letters)
         if not failed:
             return
-        ours = {number: self._fault(letters[number], error) for number, error in failed.items()}
+        ours = {number: await self._reason(letters[number], error) for number, error in failed.items()}
         if len(failed) == len(sends):
             raise again(ours[next(iter(ours))]) from failed[next(iter(failed))]
         raise PartialSendError(ours, len(sends))
@@ -221,7 +226,7 @@ class Desk:
     async def _store(self, letter: Letter) -> None:
         """Return when it is stored, or raise why it is not."""
         for error in (await self._publisher.send([letter])).values():
-            raise self._fault(letter, error) from error
+            raise await self._reason(letter, error) from error
 
     def _letter(self, record: Record, count: int, parcel: Parcel) -> Letter:
         """A message on its way to its queue, to where others of its key are if it has one."""
@@ -237,9 +242,16 @@ class Desk:
             self._delaying = True
             self.delays.need()
 
-    def _fault(self, letter: Letter, error: BaseException) -> TransportError:
+    async def _reason(self, letter: Letter, error: BaseException) -> TransportError:
+        """Why it is not stored, as ours."""
         if isinstance(error, theirs.RecordTooLargeError | theirs.MessageSizeTooLargeError):
             return MessageTooLargeError(letter.queue, len(letter.parcel.body or b""), MAX_BODY)
+        topic = letter.place.topic
+        if isinstance(error, theirs.UnknownTopicOrPartitionError | ConnectionLostError) and topic in self._partitions:
+            with suppress(TransportError):  # it may be gone, or have other partitions by now
+                del self._partitions[topic]
+                if not await self.cluster.topics(topic):
+                    return QueueNotFoundError(letter.queue)
         if isinstance(error, theirs.UnknownTopicOrPartitionError) and letter.queue not in self.registry.records:
             return QueueNotFoundError(
                 letter.queue

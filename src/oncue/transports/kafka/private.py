@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.protocol.metadata import MetadataRequest
 
 Client: TypeAlias = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient
 _AGAIN = 1.0
@@ -67,8 +68,33 @@ def forget(client: Client, topic: str) -> None:
     inside(client)._topics.discard(topic)  # noqa: SLF001
 
 
+class _Asker:
+    """A connection as the client asks by it for topics. A server makes those that are missing, unless it is told not to."""
+
+    def __init__(self, connection: AIOKafkaConnection) -> None:
+        self._connection = connection
+
+    async def send(self, request: MetadataRequest) -> Any:
+        request._allow_auto_topic_creation = False  # noqa: SLF001
+        return await self._connection.send(request)
+
+
+def _make_no_topics(client: AIOKafkaClient) -> None:
+    get = client._get_conn  # noqa: SLF001
+
+    async def asker(*where: Any, **options: Any) -> _Asker | None:
+        connection = await get(*where, **options)
+        return None if connection is None else _Asker(connection)
+
+    client._get_conn = asker  # noqa: SLF001
+
+
 async def start(client: Client, within: float) -> None:
-    """Connect, to a server that says which servers there are: one that has just begun names none, and the client trips over that."""
+    """Connect, to a server that says which servers there are: one that has just begun names none, and the client trips over that.
+
+    A topic that somebody deleted is not made anew just because this client asks for it.
+    """
+    _make_no_topics(inside(client))
     async with asyncio.timeout(within):
         await client.start()
         while not inside(client).cluster.brokers():

@@ -90,7 +90,7 @@ async def _look(
 
 
 async def _state(desk: Desk, record: Record) -> tuple[dict[int, Ledger], dict[int, int]]:
-    places = range(await desk.partitions(record))
+    places = range(await desk.partitions(record, anew=True))
     group = desk.group(record.spec.name)
     committed, ends, starts = await asyncio.gather(
         desk.cluster.committed(group, record.topic, places),
