@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from oncue.core.errors import InvalidValueError, MessageTooLargeError
 from oncue.core.message import Message, Send
@@ -132,7 +133,7 @@ def test_a_message_comes_back_as_it_was(message: Message) -> None:
 )
 def test_a_message_that_is_given_back_keeps_all_but_its_history(message: Message, attempts: int) -> None:
     first = delivered(*encode(Send("work", message)))
-    history = decode(first)._replace(attempts=attempts, lost=attempts // 2)
+    history = replace(decode(first), attempts=attempts, lost=attempts // 2)
     again = decode(delivered(repeat(first, history, retention=None), first.body))
     assert again.message == message
     assert (again.attempts, again.lost, again.returned) == (attempts, attempts // 2, 0)

@@ -44,7 +44,7 @@ class Parcel(NamedTuple):
     body: bytes
 
 
-class Received(NamedTuple):
+class Received(msgspec.Struct, frozen=True, gc=False):
     """A message with its history: how often it was handed out, and `lost` with whoever held it, up to now.
 
     sent: when, in seconds since 1970. returned: how much of that only the server has counted.

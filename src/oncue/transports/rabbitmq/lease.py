@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from oncue.core.errors import (
     ConnectionLostError,
     InvalidValueError,
@@ -78,7 +80,7 @@ class RabbitMQLease:
 
     async def nack(self, *, delay: float = 0.0) -> None:
         self._check_held()
-        await self._post([await self._anew(self.received._replace(attempts=self.attempt), delay)])
+        await self._post([await self._anew(replace(self.received, attempts=self.attempt), delay)])
 
     async def release(self) -> None:
         self._check_held()

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from oncue.core.errors import TransportClosedError, TransportError, again
 from oncue.transports.base import QueueSpec
 from oncue.transports.checks import check_prefetch
@@ -131,7 +133,7 @@ class RabbitMQSubscription:
         received = decode(delivery)
         unwritten = received.returned
         if delivery.redelivered and not unwritten:  # queues that do not count say no more than this
-            received = received._replace(attempts=received.attempts + 1, lost=received.lost + 1)
+            received = replace(received, attempts=received.attempts + 1, lost=received.lost + 1)
             unwritten = _UNWRITTEN
         lease = RabbitMQLease(self, delivery, received, self.loop.time())
         self._leases[lease] = None
