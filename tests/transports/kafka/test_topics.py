@@ -45,6 +45,8 @@ async def test_a_topic_that_was_made_anew_with_fewer_partitions_is_used_as_it_is
         await transport.send(*sends(8))
         await delete_topic(transport, "work")
         await transport.desk.cluster.create("work", 1)
+        while not await transport.desk.cluster.topics("work"):
+            await asyncio.sleep(0.05)
         assert await transport.depth("work") == Depth(0, 0, None)
         await transport.send(*sends(8))
         assert await transport.depth("work") == Depth(8, 0, None)
