@@ -114,7 +114,9 @@ async def stop(client: Client, within: float) -> None:
                 writer.transport.abort()
             connection.close()
     await end(stopping)
-    if not done or stopping.cancelled() or stopping.exception() is not None:  # it ends at the first part that cannot be stopped
+    if (
+        not done or stopping.cancelled() or stopping.exception() is not None
+    ):  # it ends at the first part that cannot be stopped
         await _cut_off(client)
     if synchronizer is not None:
         await end(synchronizer)

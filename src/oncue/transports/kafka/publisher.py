@@ -8,6 +8,7 @@ id of its own, so that neither what is given up nor what a server refused leaves
 from __future__ import annotations
 
 import asyncio
+import time
 from asyncio import Future, TimerHandle
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -40,10 +41,11 @@ class Post:
     """Letters that were handed in together. `outcome` gets those that were not stored by their number, with the client's errors or
     ours, once all have been stored or given up. Who waits for it may be cancelled; the letters go on."""
 
-    __slots__ = ("_failures", "_left", "_open", "given_up", "outcome", "until")
+    __slots__ = ("_failures", "_left", "_open", "at", "given_up", "outcome", "until")
 
     def __init__(self, count: int, outcome: Future[Mapping[int, BaseException]], until: float) -> None:
         self.outcome = outcome
+        self.at = int(time.time() * 1000)  # and not when its turn in line comes: by this time they are told apart
         self.until = until
         self.given_up = False
         self._left = count
@@ -247,7 +249,7 @@ def _fill(batch: Any, line: deque[_Waiting]) -> list[_Waiting]:
         if not post.given_up:
             if alone and taken:
                 break
-            if batch.append(timestamp=None, key=parcel.key, value=parcel.body, headers=parcel.headers) is None:
+            if batch.append(timestamp=post.at, key=parcel.key, value=parcel.body, headers=parcel.headers) is None:
                 break
             taken.append(line[0])
         line.popleft()
