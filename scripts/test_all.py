@@ -29,8 +29,6 @@ ONCE = (
     *(f"tests/transports/conformance/test_{name}.py" for name in _SLOW),
 )
 """Tests that would do the same on each Python: they run the runtime on all that there are, or wait for servers for minutes."""
-IN_THE_MAKING = ("tests/transports/conformance/test_kafka.py", "tests/transports/kafka")
-"""Tests of a transport that is not finished: they take long, and some fail on a busy machine. Run them by their names."""
 WORKERS = 2 * (os.cpu_count() or 1)
 """So many tests run at once: most of them wait for other processes most of the time."""
 PROBE = """
@@ -107,7 +105,6 @@ def main(arguments: list[str]) -> int:
         print(f"\n=== The tests on Python {version} ===", flush=True)
         started = time.monotonic()
         command = [python, "-m", "pytest", "-n", str(WORKERS), "--dist", "worksteal", "-q", *arguments]
-        command += _without(IN_THE_MAKING, "what they test is in the making")
         if not main_one:
             command += _without(ONCE, f"they do the same on Python {sys.version_info[0]}.{sys.version_info[1]}")
         status = subprocess.run(command, check=False, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
