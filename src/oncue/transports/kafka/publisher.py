@@ -162,10 +162,12 @@ class Publisher:
                         self._under_way.add(stored)
                         stored.add_done_callback(partial(self._on_stored, producer, place, taken))
                 except theirs.ProducerClosed as error:
+                    self._retire(producer)
                     if self._closed:
                         _fail([*taken, *line], error)
                         line.clear()
-                    line.extendleft(reversed(taken))  # which was given up meanwhile, with nothing of these
+                    else:  # it was given up meanwhile, with nothing of these
+                        line.extendleft(reversed(taken))
                 except AssertionError as error:  # the topic was made anew, with fewer partitions
                     _fail(taken, theirs.UnknownTopicOrPartitionError(str(error)))
                 except TROUBLE as error:
