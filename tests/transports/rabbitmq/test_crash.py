@@ -123,7 +123,8 @@ async def test_a_server_that_is_killed_has_all_that_it_confirmed(mortal: RabbitM
             await asyncio.to_thread(mortal.kill)
             await asyncio.sleep(0.05)
             confirmed = {str(word) for word in program.rest() if isinstance(word, int)}
+        assert len(confirmed) > 50
         await asyncio.to_thread(mortal.start)
-        stored = await taken(transport)
-    assert len(confirmed) > 50
-    assert not confirmed - set(stored), f"lost with seed {SEED}"
+        async with asyncio.timeout(30):
+            while confirmed:  # a queue whose server has just begun anew seems empty for a moment
+                confirmed -= set(await taken(transport))
