@@ -15,12 +15,11 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from oncue.transports.kafka.codec import Received, decode
+from oncue.transports.stages import SUSPECT
 
 if TYPE_CHECKING:
     from oncue.transports.kafka.lease import KafkaLease
 
-SUSPECT = 2
-"""A message that was lost so often with whoever held it may be what ends its consumers."""
 MOST = 3000
 """So many may be begun and not done in one partition: what is written of them fits into what Kafka keeps (4096 bytes)."""
 _PLAIN = 1000

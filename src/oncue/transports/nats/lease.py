@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,21 +26,12 @@ from oncue.core.message import Message, Send, check_delay
 from oncue.transports.nats.codec import Received, head_of, headers, history, name_anew
 from oncue.transports.nats.core import tell
 from oncue.transports.nats.publisher import Parcel, delayed
+from oncue.transports.stages import SUSPECT, Stage
 
 if TYPE_CHECKING:
     from oncue.transports.nats.subscription import NATSSubscription
 
-SUSPECT = 2
-"""A message that was lost so often with whoever held it may be what ends its consumers."""
 PROGRESS = b"+WPI"
-
-
-class Stage(IntEnum):
-    WAITING = 0  # nobody has received it yet
-    HELD = 1
-    SETTLING = 2
-    RETURNING = 3  # it goes back unseen
-    OVER = 4
 
 
 class NATSLease:

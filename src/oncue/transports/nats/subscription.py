@@ -24,13 +24,14 @@ from oncue.transports.nats.codec import consumer_of, decode, delivery_of, status
 from oncue.transports.nats.core import RefusedError, tell
 from oncue.transports.nats.faults import CONSUMER_NOT_FOUND, fault
 from oncue.transports.nats.intake import Intake
-from oncue.transports.nats.lease import PROGRESS, NATSLease, Stage
+from oncue.transports.nats.lease import PROGRESS, NATSLease
 from oncue.transports.nats.mover import Mover
 from oncue.transports.nats.place import Place
 from oncue.transports.nats.publisher import Publisher
 from oncue.transports.nats.queues import Queues
 from oncue.transports.nats.turns import AT_ONCE, Turns
 from oncue.transports.receivers import Receivers
+from oncue.transports.stages import Stage
 
 _log = logging.getLogger("oncue.transports.nats")
 

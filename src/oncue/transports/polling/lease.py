@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from enum import IntEnum
 from typing import TYPE_CHECKING, Generic
 
 from oncue.core.errors import (
@@ -25,20 +24,10 @@ from oncue.core.errors import (
 from oncue.core.message import Message, Send, check_delay
 from oncue.transports.polling.lines import Parcel, send
 from oncue.transports.polling.source import R
+from oncue.transports.stages import SUSPECT, Stage
 
 if TYPE_CHECKING:
     from oncue.transports.polling.subscription import PollingSubscription
-
-SUSPECT = 2
-"""A message that was lost so often with whoever held it may be what ends its consumers."""
-
-
-class Stage(IntEnum):
-    WAITING = 0  # nobody has received it yet
-    HELD = 1
-    SETTLING = 2
-    RETURNING = 3  # it goes back unseen
-    OVER = 4
 
 
 class PollingLease(Generic[R]):

@@ -16,10 +16,11 @@ from typing import Generic
 
 from oncue.core.errors import OnCueError, QueueNotFoundError, TransportClosedError, again
 from oncue.transports.checks import check_prefetch
-from oncue.transports.polling.lease import PollingLease, Stage
+from oncue.transports.polling.lease import PollingLease
 from oncue.transports.polling.source import Arrival, R, Source
 from oncue.transports.polling.tasks import Tasks
 from oncue.transports.receivers import Receivers
+from oncue.transports.stages import Stage
 
 _HOLD_OFF, _LONGEST_HOLD_OFF = 1.0, 8.0
 """Seconds for which other suspects are put off, about. They double with each answer while one and the same is held."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from asyncio import Future
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -27,20 +26,10 @@ from oncue.core.message import Message, Send, check_delay
 from oncue.transports.rabbitmq.amqp import Delivery
 from oncue.transports.rabbitmq.codec import Parcel, Received, repeat
 from oncue.transports.rabbitmq.ladder import EXCHANGE, key_of, levels
+from oncue.transports.stages import SUSPECT, Stage
 
 if TYPE_CHECKING:
     from oncue.transports.rabbitmq.subscription import RabbitMQSubscription
-
-SUSPECT = 2
-"""A message that was lost so often with whoever held it may be what ends its consumers."""
-
-
-class Stage(IntEnum):
-    WAITING = 0  # nobody has received it yet
-    HELD = 1
-    SETTLING = 2
-    RETURNING = 3  # it goes back unseen
-    OVER = 4
 
 
 class RabbitMQLease:

@@ -27,9 +27,9 @@ from oncue.transports.rabbitmq.calls import Calls
 from oncue.transports.rabbitmq.codec import Parcel, Received, decode, repeat
 from oncue.transports.rabbitmq.faults import PRECONDITION, fault
 from oncue.transports.rabbitmq.ladder import Ladder
-from oncue.transports.rabbitmq.lease import SUSPECT
 from oncue.transports.rabbitmq.publisher import Publisher
 from oncue.transports.rabbitmq.registry import Record, Registry
+from oncue.transports.stages import SUSPECT
 
 _log = logging.getLogger("oncue.transports.rabbitmq")
 

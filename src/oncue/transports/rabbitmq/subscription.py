@@ -17,8 +17,9 @@ from oncue.transports.checks import check_prefetch
 from oncue.transports.rabbitmq.amqp import Delivery
 from oncue.transports.rabbitmq.codec import decode
 from oncue.transports.rabbitmq.intake import Intake
-from oncue.transports.rabbitmq.lease import RabbitMQLease, Stage
+from oncue.transports.rabbitmq.lease import RabbitMQLease
 from oncue.transports.receivers import Receivers
+from oncue.transports.stages import Stage
 
 if TYPE_CHECKING:
     from oncue.transports.rabbitmq.desk import Desk
